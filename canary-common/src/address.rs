@@ -1,0 +1,64 @@
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// IP protocol numbers (IANA), as they stand in the IPv4 and IPv6 headers.
+pub const PROTO_ICMP: u8 = 1;
+pub const PROTO_TCP: u8 = 6;
+pub const PROTO_UDP: u8 = 17;
+pub const PROTO_ICMPV6: u8 = 58;
+
+/// An IP address of either family in network byte order; IPv4 as the mapped
+/// `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2), so that the families never collide.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Four 32-bit words as they stand in memory (big-endian on the wire).
+    pub words_be: [u32; 4],
+}
+
+impl Address {
+    /// The third word of every IPv4-mapped address, in network byte order.
+    pub const MAPPED_BE: u32 = 0x0000_ffff_u32.to_be();
+
+    /// `address_be` as read from an IPv4 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4_be(address_be: u32) -> Self {
+        Self { words_be: [0, 0, Self::MAPPED_BE, address_be] }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        self.words_be[0] == 0 && self.words_be[1] == 0 && self.words_be[2] == Self::MAPPED_BE
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        let octets = match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let mut words_be = [0; 4];
+        for (word, bytes) in words_be.iter_mut().zip(octets.chunks_exact(4)) {
+            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Self { words_be }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        if address.is_v4() {
+            return Self::V4(Ipv4Addr::from(u32::from_be(address.words_be[3])));
+        }
+        let mut octets = [0; 16];
+        for (bytes, word) in octets.chunks_exact_mut(4).zip(address.words_be) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        Self::V6(Ipv6Addr::from(octets))
+    }
+}
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];

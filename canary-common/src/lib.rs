@@ -1,0 +1,95 @@
+//! Everything that crosses the border between the kernel program and user
+//! space, defined once: record layouts, the words that are switched
+//! atomically, the hashes both sides must agree on, and the limits.
+//!
+//! Records are `repr(C)`, have no implicit padding, and hold no type with
+//! invalid bit patterns, so any bytes found in a map are a valid value.
+#![no_std]
+
+mod address;
+mod counters;
+mod directory;
+mod flow;
+mod hash;
+mod service;
+mod where_answer;
+
+pub use address::{Address, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+pub use counters::{Cell, Reason, SharedCell};
+pub use directory::{
+    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, Probe,
+};
+pub use flow::{Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, WAYS, deadline_passed};
+pub use hash::{HashKeys, Hashed, pick_hash};
+pub use service::{
+    Backend, BackendFlags, MAX_SPLIT, Service, ServiceFlags, Split, Timeouts, Track, WeightTable,
+};
+pub use where_answer::WhereAnswer;
+
+/// Version of every layout in this crate. Pinned maps carry it (in
+/// [`Settings`]); a daemon that finds another value does not touch the maps.
+pub const ABI: u32 = 1;
+
+/// Services a host can have: directory and map sizes follow from it.
+pub const MAX_SERVICES: u32 = 512;
+/// Backend records, over all services and tracks. Index 0 is never used, so
+/// that a zeroed table slot names nobody.
+pub const MAX_BACKENDS: u32 = 8192;
+/// Cells, over all backends and epochs. Index 0 is never used.
+pub const MAX_CELLS: u32 = 16384;
+/// Maglev tables at once. Index 0 means "no usable backend". Fits the 15 bits
+/// that [`WeightTable`] has for it.
+pub const MAX_TABLES: u32 = 4096;
+/// Services that one backend address and port may stand behind.
+pub const MAX_SHARING: u32 = 8;
+/// Largest prime accepted as a Maglev table's size.
+pub const MAX_TABLE_SIZE: u32 = 131_071;
+/// Table size where the configuration names none (Maglev wants at least
+/// 100 slots a backend; this holds for 160).
+pub const DEFAULT_TABLE_SIZE: u32 = 16_381;
+
+/// The one record of the `SETTINGS` map: what the program reads on every
+/// packet that it cannot have as a load-time constant.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// [`ABI`] of the daemon that made the maps.
+    pub abi: u32,
+    /// Which half of the directory is in force: 0 or 1. One atomic write.
+    pub directory_half: u32,
+    /// 1 once a flow went to the overflow map; the daemon resets it when that
+    /// map is empty again. While it is 0, a miss needs no second look-up.
+    pub overflowed: u32,
+    /// Bit 0: log sampled events through aya-log.
+    pub log: u32,
+    /// Secret keys of the flow table's and the directory's hash.
+    pub keys: HashKeys,
+}
+
+const _: () = assert!(size_of::<Settings>() == 48);
+
+#[cfg(feature = "aya")]
+mod pod {
+    use super::{
+        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, Service, Settings, SharedCell,
+        WhereAnswer,
+    };
+    macro_rules! pod {
+        ($($t:ty),+) => { $(
+            // SAFETY: repr(C), no padding (sizes asserted), every bit pattern valid.
+            unsafe impl aya::Pod for $t {}
+        )+ };
+    }
+    pod!(
+        Backend,
+        Bucket,
+        Cell,
+        DirectoryEntry,
+        Flow,
+        FlowKey,
+        Service,
+        Settings,
+        SharedCell,
+        WhereAnswer
+    );
+}

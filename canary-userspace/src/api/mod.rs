@@ -1,0 +1,3 @@
+//! The daemon's interface: HTTP and JSON over a Unix socket.
+
+pub mod types;

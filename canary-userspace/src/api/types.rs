@@ -1,0 +1,199 @@
+//! What the API answers. Keys of [`Status`] may be added, never renamed or
+//! removed: scripts rely on them.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`, and `canary status --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub data_plane: DataPlane,
+    pub services: Vec<ServiceStatus>,
+    /// Packets by the reason they left with; their sum is the packets seen.
+    pub verdicts: Vec<Verdict>,
+    /// What an operator should know, newest last; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataPlane {
+    pub attached: Vec<Attached>,
+    pub abi: u32,
+    pub flows: FlowTableStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    pub interface: String,
+    /// `native`, `generic` or `gone`.
+    pub mode: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTableStatus {
+    /// Flows there is room for, by the configuration.
+    pub capacity: u64,
+    /// Live pins in the table, all services.
+    pub active: u64,
+    /// Flows in the overflow map.
+    pub overflow: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub reason: String,
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub listen: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub split: SplitStatus,
+    pub rollout: RolloutStatus,
+    pub tracks: Vec<TrackStatus>,
+}
+
+/// Fractions of 1.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SplitStatus {
+    pub configured: f64,
+    /// Share of the connections born under the current split that went to the
+    /// canary; `null` before the first one.
+    pub actual: Option<f64>,
+    /// `armed`, `off`, `budget-spent` or `dead-man`.
+    pub guard: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// `idle`, `shifting`, `baking`, `paused`, `promoting`, `rolling-back`,
+    /// `draining`, `complete` or `degraded`.
+    pub phase: String,
+    pub step: u32,
+    pub steps: u32,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrackStatus {
+    pub name: String,
+    pub backends: Vec<BackendStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    pub address: String,
+    /// `active`, `draining`, `drained` (draining and no live pin left) or
+    /// `unresolved` (no next hop known).
+    pub state: String,
+    pub weight: u32,
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// Since the data plane was loaded. Bytes are IP bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    pub connections: u64,
+    /// A gauge: live pins.
+    pub active: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub refused: u64,
+    pub resets_backend: u64,
+    pub resets_client: u64,
+    pub syn_retransmits: u64,
+    pub handshake_timeouts: u64,
+    pub established: u64,
+    pub closed: u64,
+    pub midstream: u64,
+    pub evicted: u64,
+}
+
+/// `GET` and `PUT /v1/services/{service}/weight`; the answer of both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Weight {
+    pub service: String,
+    /// Fraction of 1.
+    pub split: f64,
+}
+
+/// Body of `PUT /v1/services/{service}/weight`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SetWeight {
+    /// Fraction of 1.
+    pub split: f64,
+}
+
+/// Body of `PUT /v1/services/{service}/drain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDrain {
+    /// `stable`, `canary`, or a backend's address and port.
+    pub target: String,
+    /// `false` puts it back into use.
+    pub drain: bool,
+}
+
+/// Answer to a drain: poll `GET /v1/services/{service}/drain?target=…` for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    pub service: String,
+    pub target: String,
+    pub backends: Vec<String>,
+    /// Live pins left.
+    pub active: u64,
+}
+
+/// `GET /v1/services/{service}/where?client=ADDRESS[:PORT]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Where {
+    pub service: String,
+    pub client: String,
+    /// `None`: no backend could be had; `why` says the reason.
+    pub track: Option<String>,
+    pub backend: Option<String>,
+    /// Whether a live pin decided.
+    pub pinned: bool,
+    /// The flow's hash as a fraction of 1, to be compared with the split.
+    pub hash: f64,
+    pub split: f64,
+    /// In words.
+    pub why: String,
+}
+
+/// `GET /v1/services/{service}/flows?track=…&backend=…&limit=…`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flows {
+    pub flows: Vec<FlowInfo>,
+    /// How many matched, of which `flows` lists the first.
+    pub total: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    pub client: String,
+    pub track: String,
+    pub backend: String,
+    pub state: String,
+    /// Seconds until its time is over without another packet.
+    pub expires_in: f64,
+    pub midstream: bool,
+}
+
+/// `POST /v1/reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changed, a line each; empty where nothing did.
+    pub changes: Vec<String>,
+}
+
+/// Every error, with a 4xx or 5xx status. `error` says what to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    pub error: String,
+}

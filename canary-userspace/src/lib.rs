@@ -1,0 +1,4 @@
+//! The user-space side of canary. ARCHITECTURE.md has the map.
+
+pub mod api;
+pub mod config;
