@@ -26,6 +26,14 @@ impl Address {
         Self { words_be: [0, 0, Self::MAPPED_BE, address_be] }
     }
 
+    /// Equality without a call (`==` may become one to `bcmp`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.words_be, &other.words_be);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn is_v4(&self) -> bool {

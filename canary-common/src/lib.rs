@@ -42,6 +42,10 @@ pub const MAX_CELLS: u32 = 16384;
 pub const MAX_TABLES: u32 = 4096;
 /// Services that one backend address and port may stand behind.
 pub const MAX_SHARING: u32 = 8;
+/// Backend numbers in one element of a Maglev table's map: array elements are
+/// padded to 8 bytes, so four are kept in each. Slot `s` is word `s / 4`,
+/// number `s % 4`.
+pub const TABLE_WORD: usize = 4;
 /// Largest prime accepted as a Maglev table's size.
 pub const MAX_TABLE_SIZE: u32 = 131_071;
 /// Table size where the configuration names none (Maglev wants at least
@@ -60,9 +64,10 @@ pub struct Settings {
     /// 1 once a flow went to the overflow map; the daemon resets it when that
     /// map is empty again. While it is 0, a miss needs no second look-up.
     pub overflowed: u32,
-    /// Bit 0: log sampled events through aya-log.
-    pub log: u32,
-    /// Secret keys of the flow table's and the directory's hash.
+    pub reserved: u32,
+    /// Secret keys of the flow table's and the directory's hash. The program
+    /// has them as a load-time constant; they stand here for the daemon that
+    /// adopts the maps.
     pub keys: HashKeys,
 }
 

@@ -1,1 +1,18 @@
+//! canary's packet path. Built for the BPF target it is the kernel program;
+//! on the host it is the same code, for tests of its pure parts.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", allow(internal_features, unstable_features))]
+
+pub mod atomic;
+pub mod counters;
+pub mod directory;
+pub mod flows;
+pub mod maps;
+pub mod packet;
+pub mod parse;
+pub mod path;
+pub mod pick;
+pub mod rewrite;
+pub mod tcp;
+pub mod where_to;

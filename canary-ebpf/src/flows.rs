@@ -1,0 +1,415 @@
+//! The flow table. A bucket is four ways of one cache line; a way is taken,
+//! changed and given back by compare-and-swap on its [`Ctl`] word. Flows whose
+//! bucket is full of live pins stand in the overflow map, in the same form.
+//!
+//! Two CPUs that see a flow's first packet at once must not make two records.
+//! A claim shows the key's tag, is fully ordered, and each looks for the other
+//! after its own claim: at least one sees the other's. The higher way gives
+//! up; the lower waits until the higher has given up or published, and gives
+//! up in the second case.
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
+use canary_common::{
+    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, Hashed, Mac, WAYS, deadline_passed,
+};
+
+use crate::{
+    atomic, counters,
+    maps::{FLOWS, OVERFLOW, SCRATCH, SETTINGS, flow_bucket_mask, jiffies_per_second},
+    tcp::Tracked,
+};
+
+/// How often a new flow tries to claim before it goes on without a pin.
+const CLAIM_TRIES: usize = 3;
+/// Reads of another CPU's claim before giving up: it publishes within tens of
+/// nanoseconds, or its virtual CPU is not running.
+const RIVAL_SPINS: usize = 32;
+
+/// Low 32 bits of the kernel's tick counter.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: no arguments, no preconditions.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// A live record, and what of it every packet needs, read consistently.
+#[derive(Clone, Copy, Debug)]
+pub struct Pin {
+    flow: *mut Flow,
+    ctl: Ctl,
+    pub backend: u16,
+    pub cell: u16,
+    deadline: u32,
+    client_seq: u32,
+    backend_seq: u32,
+}
+
+/// Where the client's packets come from.
+#[derive(Clone, Copy, Debug)]
+pub struct WayBack {
+    pub ifindex: u32,
+    pub client_mac: Mac,
+    pub own_mac: Mac,
+}
+
+/// A record to be.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    pub backend: u16,
+    pub cell: u16,
+    pub state: FlowState,
+    pub flags: u16,
+    pub deadline: u32,
+    pub way_back: WayBack,
+    pub client_seq: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Inserted {
+    /// The new record stands.
+    Ours,
+    /// Another CPU was first, and may have decided otherwise.
+    Theirs(Pin),
+    /// Too many at once: the packet goes without a pin.
+    Raced,
+}
+
+/// The live record of a flow.
+#[inline(always)]
+pub fn find(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
+    let bucket = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask()))?;
+    let first = Bucket::first_way(hash);
+    for i in 0..WAYS {
+        let flow = way(bucket, first + i);
+        if let Some(pin) = read(flow, key, Ctl::tag_of(hash), now) {
+            return Some(pin);
+        }
+    }
+    if !overflowed() {
+        return None;
+    }
+    read(OVERFLOW.get_ptr_mut(key)?, key, Ctl::tag_of(hash), now)
+}
+
+/// Makes a record in a free way, else in place of the oldest closed flow, else
+/// of the oldest half-open one, else in the overflow map.
+#[inline(always)]
+pub fn insert(key: &FlowKey, hash: Hashed, new: &NewFlow, now: u32) -> Inserted {
+    let Some(bucket) = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask())) else {
+        return Inserted::Raced;
+    };
+    let tag = Ctl::tag_of(hash);
+    for _ in 0..CLAIM_TRIES {
+        let Some((mine, old)) = candidate(bucket, Bucket::first_way(hash), now) else {
+            return overflow(key, tag, new);
+        };
+        let flow = way(bucket, mine);
+        let claim = old.claimed(tag);
+        if !exchange(flow, old, claim) {
+            continue;
+        }
+        book_previous(flow, old, now);
+        return match rival(bucket, mine, key, tag, now) {
+            Rival::None => {
+                write(flow, key, claim, new);
+                Inserted::Ours
+            }
+            Rival::Pinned(pin) => {
+                exchange(flow, claim, claim.freed());
+                Inserted::Theirs(pin)
+            }
+            Rival::Busy => {
+                exchange(flow, claim, claim.freed());
+                Inserted::Raced
+            }
+        };
+    }
+    Inserted::Raced
+}
+
+/// Puts a new flow in place of `pin`, which has the same key.
+#[inline(always)]
+pub fn replace(pin: &Pin, key: &FlowKey, hash: Hashed, new: &NewFlow) -> Inserted {
+    let claim = pin.ctl.claimed(Ctl::tag_of(hash));
+    if !exchange(pin.flow, pin.ctl, claim) {
+        return Inserted::Raced;
+    }
+    write(pin.flow, key, claim, new);
+    Inserted::Ours
+}
+
+impl Pin {
+    #[inline(always)]
+    pub fn state(&self) -> FlowState {
+        self.ctl.state()
+    }
+
+    #[inline(always)]
+    pub fn tracked(&self) -> Tracked {
+        Tracked {
+            state: self.ctl.state(),
+            flags: self.ctl.flags(),
+            client_seq: self.client_seq,
+            backend_seq: self.backend_seq,
+        }
+    }
+
+    /// Writes what a segment changed. `false`: another CPU changed the state
+    /// at the same time; read it again with [`Pin::again`].
+    #[inline(always)]
+    pub fn commit(&mut self, next: &Tracked) -> bool {
+        if next.client_seq != self.client_seq {
+            // SAFETY: a live map value.
+            unsafe { atomic::store(&raw mut (*self.flow).client_seq, next.client_seq) };
+            self.client_seq = next.client_seq;
+        }
+        if next.backend_seq != self.backend_seq {
+            // SAFETY: a live map value.
+            unsafe { atomic::store(&raw mut (*self.flow).backend_seq, next.backend_seq) };
+            self.backend_seq = next.backend_seq;
+        }
+        let ctl = self.ctl.with(next.state, next.flags);
+        if ctl == self.ctl {
+            return true;
+        }
+        let done = exchange(self.flow, self.ctl, ctl);
+        if done {
+            self.ctl = ctl;
+        }
+        done
+    }
+
+    /// Reads the state again; `false` where the record is another flow's now.
+    #[inline(always)]
+    pub fn again(&mut self) -> bool {
+        let ctl = ctl_of(self.flow);
+        let same = (ctl.0 ^ self.ctl.0) & Ctl::IDENTITY == 0;
+        if same {
+            self.ctl = ctl;
+        }
+        same
+    }
+
+    /// Moves the end of the flow's time to `timeout` jiffies from now, once a
+    /// second at most: the two directions may be on two CPUs, and the line
+    /// need not go to and fro for less.
+    #[inline(always)]
+    pub fn extend(&self, timeout: u32, now: u32) {
+        let deadline = now.wrapping_add(timeout);
+        if deadline.wrapping_sub(self.deadline).wrapping_add(1) > jiffies_per_second() {
+            // SAFETY: a live map value.
+            unsafe { atomic::store(&raw mut (*self.flow).deadline, deadline) };
+        }
+    }
+
+    /// `None` where the record became another flow's while reading.
+    #[inline(always)]
+    pub fn way_back(&self) -> Option<WayBack> {
+        let flow = self.flow;
+        // SAFETY: a live map value; read word by word, confirmed below.
+        let way_back = unsafe {
+            WayBack {
+                ifindex: atomic::load(&raw const (*flow).client_ifindex),
+                client_mac: (*flow).client_mac,
+                own_mac: (*flow).own_mac,
+            }
+        };
+        ((ctl_of(flow).0 ^ self.ctl.0) & Ctl::IDENTITY == 0).then_some(way_back)
+    }
+}
+
+#[inline(always)]
+fn way(bucket: *mut Bucket, number: usize) -> *mut Flow {
+    // SAFETY: masked to the bucket's ways.
+    unsafe { bucket.cast::<Flow>().add(number & (WAYS - 1)) }
+}
+
+#[inline(always)]
+fn ctl_of(flow: *const Flow) -> Ctl {
+    // SAFETY: a live map value.
+    Ctl(unsafe { atomic::load(&raw const (*flow).ctl) })
+}
+
+#[inline(always)]
+fn exchange(flow: *mut Flow, old: Ctl, new: Ctl) -> bool {
+    // SAFETY: a live map value; `ctl` is its first, aligned word.
+    unsafe { atomic::compare_exchange(&raw mut (*flow).ctl, old.0, new.0) == old.0 }
+}
+
+#[inline(always)]
+fn deadline_of(flow: *const Flow) -> u32 {
+    // SAFETY: a live map value.
+    unsafe { atomic::load(&raw const (*flow).deadline) }
+}
+
+/// The record in this way, where it is this key's and alive.
+#[inline(always)]
+fn read(flow: *mut Flow, key: &FlowKey, tag: u32, now: u32) -> Option<Pin> {
+    let ctl = ctl_of(flow);
+    if ctl.tag() != tag || matches!(ctl.state(), FlowState::Free | FlowState::Claimed) {
+        return None;
+    }
+    // SAFETY: a live map value; another CPU may be writing it, which the
+    // second look at `ctl` finds out.
+    let record = unsafe { &*flow };
+    let same = record.key.client.same(&key.client)
+        && record.key.client_port_be == key.client_port_be
+        && record.key.service == key.service;
+    let deadline = deadline_of(flow);
+    if !same || deadline_passed(deadline, now) {
+        return None;
+    }
+    let pin = Pin {
+        flow,
+        ctl,
+        backend: record.backend,
+        cell: record.cell,
+        deadline,
+        client_seq: record.client_seq,
+        backend_seq: record.backend_seq,
+    };
+    ((ctl_of(flow).0 ^ ctl.0) & Ctl::IDENTITY == 0).then_some(pin)
+}
+
+/// The way a new flow may take, and what it holds.
+#[inline(always)]
+fn candidate(bucket: *mut Bucket, first: usize, now: u32) -> Option<(usize, Ctl)> {
+    let mut closed = None;
+    let mut half_open = None;
+    let (mut closed_deadline, mut half_open_deadline) = (0, 0);
+    for i in 0..WAYS {
+        let number = (first + i) & (WAYS - 1);
+        let flow = way(bucket, number);
+        let ctl = ctl_of(flow);
+        let state = ctl.state();
+        if state == FlowState::Free {
+            return Some((number, ctl));
+        }
+        if state == FlowState::Claimed {
+            continue;
+        }
+        let deadline = deadline_of(flow);
+        if deadline_passed(deadline, now) {
+            return Some((number, ctl));
+        }
+        if state == FlowState::Closing {
+            if closed.is_none() || deadline_passed(deadline, closed_deadline) {
+                closed = Some((number, ctl));
+                closed_deadline = deadline;
+            }
+        } else if state.is_evictable()
+            && (half_open.is_none() || deadline_passed(deadline, half_open_deadline))
+        {
+            half_open = Some((number, ctl));
+            half_open_deadline = deadline;
+        }
+    }
+    closed.or(half_open)
+}
+
+/// Books what the way's former flow came to. The way is claimed.
+#[inline(always)]
+fn book_previous(flow: *const Flow, old: Ctl, now: u32) {
+    if !old.state().is_evictable() {
+        return;
+    }
+    // SAFETY: a live map value, ours by the claim.
+    let cell = unsafe { atomic::load(&raw const (*flow).cell) };
+    if !deadline_passed(deadline_of(flow), now) {
+        counters::evicted(cell);
+    } else if old.state() == FlowState::HalfOpen && unanswered(old) {
+        counters::handshake_timeout(cell);
+    }
+}
+
+/// A handshake that nobody answered, of a flow whose beginning was seen.
+#[inline(always)]
+fn unanswered(ctl: Ctl) -> bool {
+    ctl.flags() & (FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD) == 0
+}
+
+enum Rival {
+    None,
+    Pinned(Pin),
+    Busy,
+}
+
+/// Whether another CPU is making, or made, a record of the same flow.
+#[inline(always)]
+fn rival(bucket: *mut Bucket, mine: usize, key: &FlowKey, tag: u32, now: u32) -> Rival {
+    for number in 0..WAYS {
+        if number == mine {
+            continue;
+        }
+        let flow = way(bucket, number);
+        for _ in 0..RIVAL_SPINS {
+            let ctl = ctl_of(flow);
+            if ctl.tag() != tag || ctl.state() != FlowState::Claimed {
+                break;
+            }
+            if number < mine {
+                return Rival::Busy;
+            }
+        }
+        let ctl = ctl_of(flow);
+        if ctl.tag() == tag && ctl.state() == FlowState::Claimed {
+            return Rival::Busy;
+        }
+        if let Some(pin) = read(flow, key, tag, now) {
+            return Rival::Pinned(pin);
+        }
+    }
+    Rival::None
+}
+
+/// Fills a claimed way and publishes it.
+#[inline(always)]
+fn write(flow: *mut Flow, key: &FlowKey, claim: Ctl, new: &NewFlow) {
+    fill(flow, key, new);
+    // Fully ordered: whoever sees the state sees the record.
+    exchange(flow, claim, claim.with(new.state, new.flags));
+}
+
+#[inline(always)]
+fn fill(flow: *mut Flow, key: &FlowKey, new: &NewFlow) {
+    // SAFETY: a live map value that is ours: claimed, or this CPU's scratch.
+    let record = unsafe { &mut *flow };
+    record.key = *key;
+    record.backend = new.backend;
+    record.cell = new.cell;
+    record.deadline = new.deadline;
+    record.client_ifindex = new.way_back.ifindex;
+    record.client_mac = new.way_back.client_mac;
+    record.own_mac = new.way_back.own_mac;
+    record.client_seq = new.client_seq;
+    record.backend_seq = 0;
+    record.reserved = 0;
+}
+
+/// The bucket is full of live pins.
+#[inline(always)]
+fn overflow(key: &FlowKey, tag: u32, new: &NewFlow) -> Inserted {
+    let Some(record) = SCRATCH.get_ptr_mut(0) else { return Inserted::Raced };
+    fill(record, key, new);
+    // SAFETY: a live map value, this CPU's.
+    let flow = unsafe { &mut *record };
+    flow.ctl = Ctl::default().claimed(tag).with(new.state, new.flags).0;
+    // Whatever stands under the key is dead: `find` would have had it.
+    if OVERFLOW.insert(key, &*flow, u64::from(BPF_ANY)).is_err() {
+        return Inserted::Raced;
+    }
+    if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+        // SAFETY: a live map value. After the insert: the daemon resets the
+        // mark first and looks for records then.
+        unsafe { atomic::store(&raw mut (*settings).overflowed, 1) };
+    }
+    Inserted::Ours
+}
+
+#[inline(always)]
+fn overflowed() -> bool {
+    SETTINGS.get_ptr(0).is_some_and(|settings| {
+        // SAFETY: a live map value.
+        unsafe { atomic::load(&raw const (*settings).overflowed) != 0 }
+    })
+}

@@ -1,0 +1,106 @@
+//! Every map, once: what for, who writes, who reads, how large. Sizes marked
+//! "set at load" follow the configuration.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
+    btf_maps,
+    macros::{btf_map, map},
+    maps::{Array, LruHashMap, PerCpuArray, xdp::DevMapHash},
+};
+use canary_common::{
+    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey,
+    HashKeys, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service, Settings,
+    SharedCell, TABLE_WORD,
+};
+
+use crate::atomic;
+
+/// What changes at run time and concerns every packet. Written by the daemon
+/// through a mapping; `overflowed` is set by the program.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Services by number. Written by the daemon: whole before the directory
+/// names them, then `weights` alone, atomically.
+#[map]
+pub static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Backends by number; 0 is nobody. Written by the daemon.
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
+
+/// Displacements of the directory's two halves. Written by the daemon.
+#[map]
+pub static DISPLACEMENTS: Array<u32> =
+    Array::with_max_entries(2 * DIRECTORY_GROUPS, BPF_F_MMAPABLE);
+
+/// Entries of the directory's two halves. Written by the daemon.
+#[map]
+pub static DIRECTORY: Array<DirectoryEntry> =
+    Array::with_max_entries(2 * DIRECTORY_SLOTS, BPF_F_MMAPABLE);
+
+/// Maglev tables by number; 0 stays empty. The daemon puts each in place
+/// whole. Inner maps differ in size (`BPF_F_INNER_MAP`, Linux 5.10).
+#[btf_map]
+pub static TABLES: btf_maps::ArrayOfMaps<
+    btf_maps::Array<[u16; TABLE_WORD], 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>,
+    { MAX_TABLES as usize },
+> = btf_maps::ArrayOfMaps::new();
+
+/// The flow table. Written by the program, and by the daemon's sweep, both by
+/// compare-and-swap. Size set at load: a power of two of buckets.
+#[map]
+pub static FLOWS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Flows whose bucket was full of live pins. Size set at load.
+#[map]
+pub static OVERFLOW: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1024, 0);
+
+/// Where an overflow record is put together: it is too large for the stack.
+#[map]
+pub static SCRATCH: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counters by cell. Written by the program, zeroed by the daemon before use.
+#[map]
+pub static CELLS: PerCpuArray<Cell> = PerCpuArray::with_max_entries(MAX_CELLS, 0);
+
+/// Counters by cell that the daemon's sweep adds to as well.
+#[map]
+pub static SHARED_CELLS: Array<SharedCell> = Array::with_max_entries(MAX_CELLS, BPF_F_MMAPABLE);
+
+/// Packets by [`Reason`].
+#[map]
+pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+
+/// Interfaces that packets may leave by, keyed by interface number. Written
+/// by the daemon.
+#[map]
+pub static INTERFACES: DevMapHash = DevMapHash::with_max_entries(1024, 0);
+
+/// Load-time constants: the verifier sees their values and drops what they
+/// switch off.
+#[unsafe(no_mangle)]
+static FLOW_BUCKET_MASK: u32 = 0;
+#[unsafe(no_mangle)]
+static JIFFIES_PER_SECOND: u32 = 250;
+#[unsafe(no_mangle)]
+static HASH_KEYS: HashKeys = HashKeys { words: [0; 6], reserved: [0; 2] };
+#[unsafe(no_mangle)]
+static LOG: u32 = 0;
+
+macro_rules! constant {
+    ($name:ident, $from:ident, $type:ty, $doc:literal) => {
+        #[doc = $doc]
+        #[inline(always)]
+        pub fn $name() -> $type {
+            // SAFETY: a static is live and aligned; volatile, for the loader
+            // replaces the value that the compiler sees.
+            unsafe { atomic::load(&raw const $from) }
+        }
+    };
+}
+
+constant!(flow_bucket_mask, FLOW_BUCKET_MASK, u32, "Buckets of the flow table, less one.");
+constant!(jiffies_per_second, JIFFIES_PER_SECOND, u32, "The kernel's HZ.");
+constant!(hash_keys, HASH_KEYS, HashKeys, "Secret keys of flow table and directory.");
+constant!(log_enabled, LOG, u32, "Whether rare events are logged.");

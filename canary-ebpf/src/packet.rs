@@ -1,0 +1,79 @@
+//! The only place where packet pointers are made. A [`Header`] is a pointer
+//! with so many bytes behind it, checked once against the packet's end; its
+//! accessors are checked against that size at compile time.
+
+use core::mem::size_of;
+
+/// Start and end of the frame's linear part.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    start: usize,
+    end: usize,
+}
+
+/// `N` bytes of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<const N: usize>(*mut u8);
+
+/// What may be read from a packet: any bytes are a value of it.
+pub trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+impl Word for u64 {}
+
+impl Packet {
+    /// # Safety
+    /// `start..end` must be the packet's bytes, readable and writable for as
+    /// long as anything made of this is used.
+    #[inline(always)]
+    pub const unsafe fn new(start: usize, end: usize) -> Self {
+        Self { start, end }
+    }
+
+    /// `N` bytes from `offset` on, or `None` where the packet ends before.
+    #[inline(always)]
+    pub fn header<const N: usize>(&self, offset: usize) -> Option<Header<N>> {
+        let start = self.start + offset;
+        if start + N > self.end {
+            return None;
+        }
+        Some(Header(start as *mut u8))
+    }
+}
+
+impl<const N: usize> Header<N> {
+    /// The word at byte `AT`, as it stands in memory.
+    #[inline(always)]
+    pub fn get<T: Word, const AT: usize>(self) -> T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the header, by the line above.
+        let at = unsafe { self.0.add(AT) }.cast::<T>();
+        // The BPF target's loads may be unaligned in packets, which the
+        // verifier knows; an unaligned read would be taken apart into bytes.
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: as above.
+        return unsafe { *at };
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above.
+        return unsafe { at.read_unaligned() };
+    }
+
+    /// Writes the word at byte `AT`, as it will stand in memory.
+    #[inline(always)]
+    pub fn set<T: Word, const AT: usize>(self, value: T) {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the header, by the line above.
+        let at = unsafe { self.0.add(AT) }.cast::<T>();
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: as above.
+        unsafe {
+            *at = value;
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        // SAFETY: as above.
+        unsafe {
+            at.write_unaligned(value);
+        }
+    }
+}

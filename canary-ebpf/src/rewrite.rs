@@ -1,0 +1,152 @@
+//! Translating a packet in place. Checksums are updated from what changed
+//! (RFC 1624), so a packet that came in with a bad one leaves with a bad one.
+
+use core::mem::offset_of;
+
+use canary_common::{Address, Mac};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+};
+
+use crate::{
+    packet::Header,
+    parse::{Ip, Parsed, Transport},
+};
+
+/// What decrementing the TTL adds: TTL is the high byte of its 16-bit word,
+/// and less 0x0100 is plus its one's complement.
+const TTL_DELTA: u16 = (!0x0100_u16).to_be();
+
+/// Which end of the packet is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Destination,
+}
+
+/// What a packet becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<'a> {
+    pub end: End,
+    pub address: &'a Address,
+    pub port_be: u16,
+    /// See [`canary_common::Backend`].
+    pub address_delta: u16,
+    pub transport_delta: u16,
+    pub destination_mac: &'a Mac,
+    pub source_mac: &'a Mac,
+}
+
+#[inline(always)]
+pub fn rewrite(parsed: &Parsed, to: &Translation<'_>) {
+    match parsed.ip {
+        Ip::V4(ip) => rewrite_v4(ip, to),
+        Ip::V6(ip) => rewrite_v6(ip, to),
+    }
+    match parsed.transport {
+        Transport::Tcp(tcp) => rewrite_tcp(tcp, to),
+        Transport::Udp(udp) => rewrite_udp(udp, to),
+    }
+    rewrite_ethernet(parsed.ethernet, to);
+}
+
+/// A checksum after a change that adds `delta` to the sum (RFC 1624, eqn. 3).
+#[inline(always)]
+pub const fn update_checksum(checksum: u16, delta: u32) -> u16 {
+    let sum = (!checksum) as u32 + delta;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(sum as u16)
+}
+
+#[inline(always)]
+fn rewrite_v4(ip: Header<{ Ipv4Hdr::LEN }>, to: &Translation<'_>) {
+    let check = ip.get::<u16, { offset_of!(Ipv4Hdr, check) }>();
+    let delta = to.address_delta as u32 + TTL_DELTA as u32;
+    ip.set::<u16, { offset_of!(Ipv4Hdr, check) }>(update_checksum(check, delta));
+    let ttl = ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>();
+    ip.set::<u8, { offset_of!(Ipv4Hdr, ttl) }>(ttl.wrapping_sub(1));
+    let address = to.address.words_be[3];
+    match to.end {
+        End::Source => ip.set::<u32, { offset_of!(Ipv4Hdr, src_addr) }>(address),
+        End::Destination => ip.set::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>(address),
+    }
+}
+
+#[inline(always)]
+fn rewrite_v6(ip: Header<{ Ipv6Hdr::LEN }>, to: &Translation<'_>) {
+    const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
+    const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
+    let hops = ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>();
+    ip.set::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(hops.wrapping_sub(1));
+    let words = &to.address.words_be;
+    match to.end {
+        End::Source => {
+            ip.set::<u32, SRC>(words[0]);
+            ip.set::<u32, { SRC + 4 }>(words[1]);
+            ip.set::<u32, { SRC + 8 }>(words[2]);
+            ip.set::<u32, { SRC + 12 }>(words[3]);
+        }
+        End::Destination => {
+            ip.set::<u32, DST>(words[0]);
+            ip.set::<u32, { DST + 4 }>(words[1]);
+            ip.set::<u32, { DST + 8 }>(words[2]);
+            ip.set::<u32, { DST + 12 }>(words[3]);
+        }
+    }
+}
+
+#[inline(always)]
+fn rewrite_tcp(tcp: Header<{ TcpHdr::LEN }>, to: &Translation<'_>) {
+    let check = tcp.get::<u16, { offset_of!(TcpHdr, check) }>();
+    tcp.set::<u16, { offset_of!(TcpHdr, check) }>(update_checksum(
+        check,
+        to.transport_delta as u32,
+    ));
+    match to.end {
+        End::Source => tcp.set::<u16, { offset_of!(TcpHdr, source) }>(to.port_be),
+        End::Destination => tcp.set::<u16, { offset_of!(TcpHdr, dest) }>(to.port_be),
+    }
+}
+
+#[inline(always)]
+fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
+    let check = udp.get::<u16, { offset_of!(UdpHdr, check) }>();
+    // Zero says "no checksum" (RFC 768; over IPv6, RFC 6935), so a sum that
+    // comes out as zero is written as its other form.
+    if check != 0 {
+        let check = match update_checksum(check, to.transport_delta as u32) {
+            0 => 0xffff,
+            check => check,
+        };
+        udp.set::<u16, { offset_of!(UdpHdr, check) }>(check);
+    }
+    match to.end {
+        End::Source => udp.set::<u16, { offset_of!(UdpHdr, src) }>(to.port_be),
+        End::Destination => udp.set::<u16, { offset_of!(UdpHdr, dst) }>(to.port_be),
+    }
+}
+
+#[inline(always)]
+fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, to: &Translation<'_>) {
+    const DST: usize = offset_of!(EthHdr, dst_addr);
+    const SRC: usize = offset_of!(EthHdr, src_addr);
+    let words = |mac: &Mac| {
+        [
+            u16::from_ne_bytes([mac[0], mac[1]]),
+            u16::from_ne_bytes([mac[2], mac[3]]),
+            u16::from_ne_bytes([mac[4], mac[5]]),
+        ]
+    };
+    let destination = words(to.destination_mac);
+    let source = words(to.source_mac);
+    ethernet.set::<u16, DST>(destination[0]);
+    ethernet.set::<u16, { DST + 2 }>(destination[1]);
+    ethernet.set::<u16, { DST + 4 }>(destination[2]);
+    ethernet.set::<u16, SRC>(source[0]);
+    ethernet.set::<u16, { SRC + 2 }>(source[1]);
+    ethernet.set::<u16, { SRC + 4 }>(source[2]);
+}
