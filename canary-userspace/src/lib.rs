@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod config;
+pub mod controller;
 pub mod plan;
+pub mod stats;
