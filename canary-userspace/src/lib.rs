@@ -2,4 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod controller;
+pub mod metrics;
 pub mod plan;
+pub mod stats;
