@@ -76,8 +76,8 @@ const _: () = assert!(size_of::<Settings>() == 48);
 #[cfg(feature = "aya")]
 mod pod {
     use super::{
-        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, Service, Settings, SharedCell,
-        WhereAnswer,
+        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, HashKeys, Service, Settings,
+        SharedCell, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -92,6 +92,7 @@ mod pod {
         DirectoryEntry,
         Flow,
         FlowKey,
+        HashKeys,
         Service,
         Settings,
         SharedCell,

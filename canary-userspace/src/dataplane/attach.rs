@@ -1,0 +1,208 @@
+//! Attaching to interfaces, by links that outlive the daemon.
+
+use std::path::Path;
+
+use aya::programs::{
+    ProgramError, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
+    xdp::XdpLink,
+};
+
+use super::{
+    Dataplane, bpffs,
+    error::{Context as _, DataplaneError},
+};
+use crate::config;
+
+/// The program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub interface: String,
+    pub ifindex: u32,
+    /// In the driver; else in the kernel's generic hook.
+    pub native: bool,
+}
+
+impl Dataplane {
+    /// Attaches the program, or puts it in place of the one behind a link that
+    /// an earlier daemon pinned, without a packet in between unhandled.
+    ///
+    /// # Errors
+    /// No such interface, another program on it, or the kernel's refusal.
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        mode: config::XdpMode,
+    ) -> Result<Attachment, DataplaneError> {
+        if let Some((attachment, _)) = self.links.iter().find(|(a, _)| a.interface == interface) {
+            return Ok(attachment.clone());
+        }
+        let ifindex = ifindex_of(interface)?;
+        let (native, link) = match self.adopt(interface, ifindex)? {
+            Some(adopted) => adopted,
+            None => self.attach_new(interface, ifindex, mode)?,
+        };
+        let attachment = Attachment { interface: interface.to_owned(), ifindex, native };
+        self.links.push((attachment.clone(), link));
+        Ok(attachment)
+    }
+
+    /// Takes the program off an interface. Nothing where it is not on it.
+    ///
+    /// # Errors
+    /// Where the link's pin cannot be removed.
+    pub fn detach(&mut self, interface: &str) -> Result<(), DataplaneError> {
+        let Some(at) = self.links.iter().position(|(a, _)| a.interface == interface) else {
+            return Ok(());
+        };
+        let (_, link) = self.links.remove(at);
+        // The last reference: the kernel detaches the program.
+        drop(link.unpin().context(|| format!("detaching from {interface}"))?);
+        Ok(())
+    }
+
+    /// Detaches everywhere and removes all maps.
+    ///
+    /// # Errors
+    /// Where a pin cannot be removed.
+    pub fn remove_all(self) -> Result<Vec<String>, DataplaneError> {
+        bpffs::remove_pins(&self.bpffs)
+    }
+
+    /// What the program is attached to.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.links.iter().map(|(attachment, _)| attachment)
+    }
+
+    fn main_program(&mut self) -> Result<&mut Xdp, DataplaneError> {
+        let name = self.program;
+        let program = self.ebpf.program_mut(name);
+        let program = program.ok_or_else(|| DataplaneError::NoProgram(name.to_owned()))?;
+        program.try_into().context(|| format!("program {name}"))
+    }
+
+    fn adopt(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+    ) -> Result<Option<(bool, PinnedLink)>, DataplaneError> {
+        for native in [true, false] {
+            let path = bpffs::link_path(&self.bpffs, interface, native);
+            if !path.exists() {
+                continue;
+            }
+            if let Some(link) = self.take_over(&path, ifindex)? {
+                tracing::info!("took over the program on {interface}");
+                return Ok(Some((native, link)));
+            }
+            // The interface it was on is gone; one of the same name is not it.
+            std::fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(None)
+    }
+
+    /// `None`: the link leads nowhere any more, or to another interface.
+    fn take_over(
+        &mut self,
+        path: &Path,
+        ifindex: u32,
+    ) -> Result<Option<PinnedLink>, DataplaneError> {
+        let doing = || format!("taking over {}", path.display());
+        let pinned = PinnedLink::from_pin(path).context(doing)?;
+        let link = FdLink::from(pinned);
+        if link_ifindex(&link) != Some(ifindex) {
+            return Ok(None);
+        }
+        let link = XdpLink::try_from(link).context(doing)?;
+        let program = self.main_program()?;
+        let id = program.attach_to_link(link).context(doing)?;
+        // Held only to keep the new program's link out of its own list: the pin
+        // at `path` stays as it is, and so does the attachment.
+        let link = program.take_link(id).context(doing)?;
+        drop(link);
+        PinnedLink::from_pin(path).map(Some).context(doing)
+    }
+
+    fn attach_new(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: config::XdpMode,
+    ) -> Result<(bool, PinnedLink), DataplaneError> {
+        let tries: &[bool] = match mode {
+            config::XdpMode::Auto => &[true, false],
+            config::XdpMode::Native => &[true],
+            config::XdpMode::Generic => &[false],
+        };
+        let mut refusal = None;
+        for &native in tries {
+            match self.attach_as(interface, ifindex, native) {
+                Ok(link) => {
+                    if let Some(refusal) = refusal {
+                        tracing::warn!(
+                            "{interface} has generic XDP, which is slower and sees packets late: {refusal}"
+                        );
+                    }
+                    return Ok((native, link));
+                }
+                Err(busy @ DataplaneError::Busy { .. }) => return Err(busy),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| DataplaneError::NoInterface(interface.to_owned())))
+    }
+
+    fn attach_as(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        native: bool,
+    ) -> Result<PinnedLink, DataplaneError> {
+        let mode = if native { XdpMode::Driver } else { XdpMode::Skb };
+        let path = bpffs::link_path(&self.bpffs, interface, native);
+        let doing = || format!("attaching to {interface}");
+        let program = self.main_program()?;
+        let id = program.attach_to_if_index(ifindex, mode).map_err(|error| {
+            if is_busy(&error) {
+                return DataplaneError::Busy { interface: interface.to_owned() };
+            }
+            match Err::<(), _>(error).context(doing) {
+                Err(error) => error,
+                Ok(()) => DataplaneError::NoInterface(interface.to_owned()),
+            }
+        })?;
+        let link = program.take_link(id).context(doing)?;
+        let link = FdLink::try_from(link).context(doing)?;
+        link.pin(&path).context(|| format!("pinning {}", path.display()))
+    }
+}
+
+/// EBUSY: another program; EEXIST: the same in another mode.
+fn is_busy(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(syscall) = error else { return false };
+    matches!(syscall.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn ifindex_of(interface: &str) -> Result<u32, DataplaneError> {
+    let missing = || DataplaneError::NoInterface(interface.to_owned());
+    let name = std::ffi::CString::new(interface).map_err(|_| missing())?;
+    // SAFETY: a terminated string.
+    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if ifindex == 0 { Err(missing()) } else { Ok(ifindex) }
+}
+
+/// The interface behind an XDP link; `Some(0)` where it is gone. The kernel
+/// tells it in the descriptor's fdinfo (`bpf_xdp_link_show_fdinfo`); aya keeps
+/// the descriptor to itself, so it is found by the link's id.
+fn link_ifindex(link: &FdLink) -> Option<u32> {
+    let id = link.info().ok()?.id().to_string();
+    let field = |info: &str, name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().to_owned())
+    };
+    std::fs::read_dir("/proc/self/fdinfo")
+        .ok()?
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .find(|info| field(info, "link_id:").as_ref() == Some(&id))
+        .and_then(|info| field(&info, "ifindex:")?.parse().ok())
+}

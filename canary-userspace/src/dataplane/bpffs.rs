@@ -1,0 +1,86 @@
+//! The directory where maps and links are pinned.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::error::{Context as _, DataplaneError};
+
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Where a bpffs is usually mounted.
+const USUAL_MOUNT: &str = "/sys/fs/bpf";
+
+/// Makes the directory, and mounts a bpffs at the usual place if none is there.
+pub(super) fn prepare(path: &Path) -> Result<(), DataplaneError> {
+    let doing = || format!("making {}", path.display());
+    if path.starts_with(USUAL_MOUNT) && !is_bpffs(Path::new(USUAL_MOUNT)) {
+        mount().context(|| format!("mounting a bpffs at {USUAL_MOUNT}"))?;
+        tracing::info!("mounted a bpffs at {USUAL_MOUNT}");
+    }
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    if !is_bpffs(existing) {
+        return Err(DataplaneError::NotBpffs { path: path.to_owned() });
+    }
+    fs::create_dir_all(path).context(doing)
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    // SAFETY: statfs is plain data; zeroes are a value of it.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    let path = c_path(path);
+    // SAFETY: a terminated string, and room for the answer.
+    let failed = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } != 0;
+    !failed && stat.f_type as i64 == BPF_FS_MAGIC
+}
+
+fn mount() -> io::Result<()> {
+    let target = c_path(Path::new(USUAL_MOUNT));
+    let name = c"bpf".as_ptr();
+    // SAFETY: terminated strings; no data.
+    let failed = unsafe { libc::mount(name, target.as_ptr(), name, 0, std::ptr::null()) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Where a map is pinned.
+pub(super) fn map_path(bpffs: &Path, name: &str) -> PathBuf {
+    bpffs.join(name)
+}
+
+/// Where an interface's link is pinned; the name tells the mode too. A bpffs
+/// has no dots in names.
+pub(super) fn link_path(bpffs: &Path, interface: &str, native: bool) -> PathBuf {
+    let mode = if native { "native" } else { "generic" };
+    bpffs.join(format!("link_{mode}_{}", interface.replace('%', "%25").replace('.', "%2e")))
+}
+
+/// Removes everything pinned in the directory, and it: links first, so that no
+/// program runs on maps that go. What was removed. The kernel frees what nobody
+/// else holds.
+///
+/// # Errors
+/// Where a file cannot be removed; those before it are gone.
+pub fn remove_pins(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
+    let doing = || format!("removing what is pinned in {}", bpffs.display());
+    if !bpffs.exists() {
+        return Ok(Vec::new());
+    }
+    let mut names: Vec<_> = fs::read_dir(bpffs)
+        .context(doing)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name())
+        .collect();
+    names.sort_by_key(|name| !name.as_bytes().starts_with(b"link_"));
+    for name in &names {
+        fs::remove_file(bpffs.join(name)).context(doing)?;
+    }
+    fs::remove_dir(bpffs).context(doing)?;
+    Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}

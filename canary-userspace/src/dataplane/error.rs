@@ -1,0 +1,51 @@
+use std::{error::Error, path::PathBuf};
+
+/// What went wrong with the data plane.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// An operation on a map, program or link, and the kernel's or aya's word.
+    #[error("{doing}: {source}")]
+    Operation { doing: String, source: Box<dyn Error + Send + Sync> },
+    #[error("the eBPF object has no program {0}")]
+    NoProgram(String),
+    #[error("the eBPF object has no map {0}, or one of another type")]
+    NoMap(&'static str),
+    #[error(
+        "{path} holds maps of layout {found}, this canary has layout {ours}; either run the \
+         canary version that made them, or remove them with `canary detach` (live connections \
+         through this host are cut by that)"
+    )]
+    Layout { path: PathBuf, found: u32, ours: u32 },
+    #[error(
+        "{path} is not on a bpffs; mount one (`mount -t bpf bpf /sys/fs/bpf`), or set `bpffs` to \
+         a directory on one"
+    )]
+    NotBpffs { path: PathBuf },
+    #[error("interface {0} does not exist")]
+    NoInterface(String),
+    #[error(
+        "interface {interface} already has an XDP program; see `ip link show {interface}`, and \
+         remove it with `ip link set {interface} xdp off` (or stop what attached it) first"
+    )]
+    Busy { interface: String },
+}
+
+/// Adds what was being done to an error.
+pub(super) trait Context<T> {
+    fn context<D: Into<String>>(self, doing: impl FnOnce() -> D) -> Result<T, DataplaneError>;
+}
+
+impl<T, E: Error + Send + Sync + 'static> Context<T> for Result<T, E> {
+    fn context<D: Into<String>>(self, doing: impl FnOnce() -> D) -> Result<T, DataplaneError> {
+        self.map_err(|error| {
+            // The whole chain: aya's outer errors say little.
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(inner) = source {
+                text = format!("{text}: {inner}");
+                source = inner.source();
+            }
+            DataplaneError::Operation { doing: doing().into(), source: text.into() }
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! The flow table as user space sees it: scanned at memory speed, and swept of
+//! flows whose time is over.
+
+use std::{collections::BTreeSet, mem::offset_of, ops::Range, sync::Mutex, sync::atomic::Ordering};
+
+use aya::maps::{HashMap, MapData};
+use canary_common::{
+    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, SharedCell, WAYS, deadline_passed,
+};
+
+use super::mapping::Mapping;
+
+/// The table and the overflow map.
+#[derive(Debug)]
+pub struct FlowTable {
+    pub(super) table: Mapping<Bucket>,
+    pub(super) shared_cells: Mapping<SharedCell>,
+    pub(super) overflow: Mutex<HashMap<MapData, FlowKey, Flow>>,
+}
+
+/// One live flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSnapshot {
+    pub key: FlowKey,
+    pub ctl: Ctl,
+    /// Index into `BACKENDS`.
+    pub backend: u16,
+    /// Index into `CELLS`.
+    pub cell: u16,
+    /// Jiffies, low 32 bits.
+    pub deadline: u32,
+}
+
+/// What a sweep gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub freed: u64,
+    /// Handshakes without an answer among them, now booked.
+    pub handshake_timeouts: u64,
+}
+
+const CTL: usize = offset_of!(Flow, ctl);
+
+impl FlowTable {
+    /// Buckets of the table, a power of two.
+    pub const fn buckets(&self) -> u32 {
+        self.table.len()
+    }
+
+    /// Gives every live flow in these buckets to `each`; with bucket 0 also
+    /// those in the overflow map. `now` in jiffies.
+    pub fn scan(&self, now: u32, buckets: Range<u32>, each: &mut dyn FnMut(&FlowSnapshot)) {
+        let with_overflow = buckets.start == 0;
+        for bucket in buckets {
+            for way in 0..WAYS {
+                if let Some(flow) = self.live(bucket, way, now) {
+                    each(&flow);
+                }
+            }
+        }
+        if with_overflow {
+            for flow in self.overflow_records() {
+                if is_live(Ctl(flow.ctl)) && !deadline_passed(flow.deadline, now) {
+                    each(&snapshot(&flow));
+                }
+            }
+        }
+    }
+
+    /// Frees what is over in these buckets (with bucket 0, in the overflow map
+    /// too) and books handshakes that nobody answered. Whoever takes a way
+    /// books it, so the program and the sweep never book the same one.
+    pub fn sweep(&self, now: u32, buckets: Range<u32>) -> Swept {
+        let mut swept = Swept::default();
+        let with_overflow = buckets.start == 0;
+        for bucket in buckets {
+            for way in 0..WAYS {
+                let Some((flow, ctl)) = self.record(bucket, way) else { continue };
+                if deadline_passed(flow.deadline, now) && self.free(bucket, way, ctl) {
+                    self.book_end(&flow, ctl, &mut swept);
+                }
+            }
+        }
+        if with_overflow {
+            self.drop_overflow(
+                |flow| deadline_passed(flow.deadline, now),
+                |flow| {
+                    self.book_end(flow, Ctl(flow.ctl), &mut swept);
+                },
+            );
+        }
+        swept
+    }
+
+    /// Gives back every way pinned to these backends; how many there were.
+    pub fn forget(&self, backends: &[u16]) -> u64 {
+        let gone: BTreeSet<u16> = backends.iter().copied().collect();
+        let mut freed = 0;
+        for bucket in 0..self.buckets() {
+            for way in 0..WAYS {
+                let Some((flow, ctl)) = self.record(bucket, way) else { continue };
+                if gone.contains(&flow.backend) && self.free(bucket, way, ctl) {
+                    freed += 1;
+                }
+            }
+        }
+        self.drop_overflow(|flow| gone.contains(&flow.backend), |_| freed += 1);
+        freed
+    }
+
+    /// Records in the overflow map, dead ones included.
+    pub fn overflow_len(&self) -> u64 {
+        self.lock().keys().filter(Result::is_ok).count() as u64
+    }
+
+    /// A live flow, read consistently.
+    fn live(&self, bucket: u32, way: usize, now: u32) -> Option<FlowSnapshot> {
+        let (flow, _) = self.record(bucket, way)?;
+        (!deadline_passed(flow.deadline, now)).then(|| snapshot(&flow))
+    }
+
+    /// A way in use; `None` too where it changed hands while being read: what
+    /// stands there now was born after the scan began.
+    fn record(&self, bucket: u32, way: usize) -> Option<(Flow, Ctl)> {
+        let base = way * size_of::<Flow>();
+        let ctl = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
+        if !is_live(ctl) {
+            return None;
+        }
+        let mut words = [0_u64; size_of::<Flow>() / 8];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.table.word(bucket, base + 8 * i).load(Ordering::Acquire);
+        }
+        // SAFETY: the same size, and any bytes are a flow.
+        let flow = unsafe { std::mem::transmute::<[u64; 8], Flow>(words) };
+        let after = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
+        ((after.0 ^ ctl.0) & Ctl::IDENTITY == 0 && is_live(after)).then_some((flow, after))
+    }
+
+    /// Takes a way out of use, unless it changed since `ctl` was read.
+    fn free(&self, bucket: u32, way: usize, ctl: Ctl) -> bool {
+        self.table
+            .word(bucket, way * size_of::<Flow>() + CTL)
+            .compare_exchange(ctl.0, ctl.freed().0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn book_end(&self, flow: &Flow, ctl: Ctl, swept: &mut Swept) {
+        const NOT_A_TIMEOUT: u16 =
+            FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD | FlowFlags::RESET;
+        swept.freed += 1;
+        if ctl.state() == FlowState::HalfOpen && ctl.flags() & NOT_A_TIMEOUT == 0 {
+            swept.handshake_timeouts += 1;
+            self.shared_cells
+                .word(u32::from(flow.cell), offset_of!(SharedCell, handshake_timeouts))
+                .fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn overflow_records(&self) -> Vec<Flow> {
+        self.lock().iter().filter_map(Result::ok).map(|(_, flow)| flow).collect()
+    }
+
+    fn drop_overflow(&self, over: impl Fn(&Flow) -> bool, mut each: impl FnMut(&Flow)) {
+        let mut overflow = self.lock();
+        let gone: Vec<_> =
+            overflow.iter().filter_map(Result::ok).filter(|(_, flow)| over(flow)).collect();
+        for (key, flow) in gone {
+            // Evicted in between: nothing to book, it was not ours to end.
+            if overflow.remove(&key).is_ok() {
+                each(&flow);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, FlowKey, Flow>> {
+        self.overflow.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+const fn is_live(ctl: Ctl) -> bool {
+    !matches!(ctl.state(), FlowState::Free | FlowState::Claimed)
+}
+
+const fn snapshot(flow: &Flow) -> FlowSnapshot {
+    FlowSnapshot {
+        key: flow.key,
+        ctl: Ctl(flow.ctl),
+        backend: flow.backend,
+        cell: flow.cell,
+        deadline: flow.deadline,
+    }
+}

@@ -1,0 +1,100 @@
+//! Array maps mapped into memory: reads at memory speed, writes that are one
+//! atomic store a word.
+
+use std::{
+    marker::PhantomData,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use aya::Pod;
+use memmap2::{MmapOptions, MmapRaw};
+
+/// A `BPF_F_MMAPABLE` array of `T`. `T` is a record of canary-common: its size
+/// is a multiple of four.
+#[derive(Debug)]
+pub(super) struct Mapping<T> {
+    memory: MmapRaw,
+    len: u32,
+    record: PhantomData<T>,
+}
+
+impl<T: Pod> Mapping<T> {
+    /// The kernel pads array elements to eight bytes.
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// Maps all `len` elements of the map behind `fd`.
+    pub(super) fn new(fd: BorrowedFd<'_>, len: u32) -> std::io::Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() <= 4096) };
+        let bytes = Self::STRIDE * len as usize;
+        let memory = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
+        Ok(Self { memory, len, record: PhantomData })
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Start of an element.
+    ///
+    /// # Panics
+    /// When `index` is not in the map.
+    fn element(&self, index: u32) -> *mut u8 {
+        assert!(index < self.len, "element {index} of a map of {}", self.len);
+        // SAFETY: inside the mapping, by the line above.
+        unsafe { self.memory.as_mut_ptr().add(Self::STRIDE * index as usize) }
+    }
+
+    /// A 64-bit word of an element, `offset` bytes in.
+    pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= Self::STRIDE);
+        // SAFETY: inside the element and aligned, by the line above and the
+        // mapping's and the stride's alignment.
+        let word = unsafe { self.element(index).add(offset) }.cast::<u64>();
+        // SAFETY: as above; all access to the mapping is atomic.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    /// A 32-bit word of an element, `offset` bytes in.
+    pub(super) fn half_word(&self, index: u32, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= Self::STRIDE);
+        // SAFETY: as in `word`.
+        let word = unsafe { self.element(index).add(offset) }.cast::<u32>();
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(word) }
+    }
+
+    /// A copy, word by word: each word is whole, the record may be torn.
+    pub(super) fn read(&self, index: u32) -> T {
+        // SAFETY: T is Pod: zeroes are a value of it.
+        let mut record: T = unsafe { std::mem::zeroed() };
+        let words = (&raw mut record).cast::<u32>();
+        for i in 0..size_of::<T>() / 4 {
+            let word = self.half_word(index, 4 * i).load(Ordering::Relaxed);
+            // SAFETY: inside the record; unaligned is fine.
+            unsafe { words.add(i).write_unaligned(word) };
+        }
+        record
+    }
+
+    /// Writes a record from byte `from` on, in 64-bit words where it has them.
+    pub(super) fn write_from(&self, index: u32, from: usize, record: &T) {
+        let bytes = std::ptr::from_ref(record).cast::<u8>();
+        let mut at = from;
+        while at + 8 <= size_of::<T>() {
+            // SAFETY: inside the record; unaligned is fine.
+            let word = unsafe { bytes.add(at).cast::<u64>().read_unaligned() };
+            self.word(index, at).store(word, Ordering::Release);
+            at += 8;
+        }
+        if at < size_of::<T>() {
+            // SAFETY: inside the record; unaligned is fine.
+            let word = unsafe { bytes.add(at).cast::<u32>().read_unaligned() };
+            self.half_word(index, at).store(word, Ordering::Release);
+        }
+    }
+
+    pub(super) fn write(&self, index: u32, record: &T) {
+        self.write_from(index, 0, record);
+    }
+}

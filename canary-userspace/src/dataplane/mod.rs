@@ -1,0 +1,316 @@
+//! The kernel side, from user space: the only module that knows aya.
+
+mod attach;
+mod bpffs;
+mod error;
+mod flow_table;
+mod load;
+mod mapping;
+mod where_to;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use aya::{
+    Ebpf,
+    maps::{Array, ArrayOfMaps, MapData, PerCpuArray, xdp::DevMapHash},
+    programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
+};
+use canary_common::{
+    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, HashKeys,
+    Reason, Service, Settings, SharedCell, TABLE_WORD,
+};
+
+pub use attach::Attachment;
+pub use bpffs::remove_pins;
+pub use error::DataplaneError;
+pub use flow_table::{FlowSnapshot, FlowTable, Swept};
+
+use crate::plan::{Observed, Write, directory};
+use error::Context as _;
+use mapping::Mapping;
+
+/// A Maglev table's element; see [`TABLE_WORD`].
+type TableWord = [u16; TABLE_WORD];
+/// `BPF_F_INNER_MAP | BPF_F_MMAPABLE`, as the program declares its inner maps.
+const TABLE_FLAGS: u32 = 0x1000 | 0x400;
+
+/// How to open the data plane.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Directory on a bpffs where maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Flows to make room for; maps that are adopted keep their size.
+    pub flows: u32,
+    /// Log sampled messages of the program.
+    pub log: bool,
+}
+
+/// Program, maps and links.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    /// Name of the packet path's program that this kernel took.
+    program: &'static str,
+    bpffs: PathBuf,
+    adopted: bool,
+    hz: u32,
+    keys: HashKeys,
+    settings: Mapping<Settings>,
+    services: Mapping<Service>,
+    backends: Mapping<Backend>,
+    displacements: Mapping<u32>,
+    directory: Mapping<DirectoryEntry>,
+    tables: ArrayOfMaps<MapData, Array<MapData, TableWord>>,
+    cells: PerCpuArray<MapData, Cell>,
+    reasons: PerCpuArray<MapData, u64>,
+    interfaces: DevMapHash<MapData>,
+    flow_table: Arc<FlowTable>,
+    shared_cells: Mapping<SharedCell>,
+    links: Vec<(Attachment, PinnedLink)>,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl std::fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dataplane")
+            .field("program", &self.program)
+            .field("bpffs", &self.bpffs)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Dataplane {
+    /// Loads the program; adopts the maps and links that an earlier daemon left
+    /// pinned, or makes them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, or what is pinned is of another layout.
+    pub fn open(options: &OpenOptions) -> Result<(Self, Observed), DataplaneError> {
+        let plane = load::open(options)?;
+        let observed = plane.observe();
+        Ok((plane, observed))
+    }
+
+    /// Whether the maps are an earlier daemon's.
+    pub const fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The records in use.
+    fn observe(&self) -> Observed {
+        let mut observed = Observed::default();
+        for number in 0..self.services.len() {
+            let record = self.services.read(number);
+            if record.flags & canary_common::ServiceFlags::PRESENT != 0 {
+                observed.services.insert(number as u16, record);
+            }
+        }
+        for number in 1..self.backends.len() {
+            let record = self.backends.read(number);
+            if record.flags & canary_common::BackendFlags::PRESENT != 0 {
+                observed.backends.insert(number as u16, record);
+            }
+        }
+        observed
+    }
+
+    /// Carries writes out, front to back; stops at the first that fails.
+    ///
+    /// # Errors
+    /// Names the write that failed; those before it are done.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<(), DataplaneError> {
+        writes.iter().try_for_each(|write| self.write(write))
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
+        match write {
+            Write::ClearCell { cell } => self.clear_cell(*cell)?,
+            Write::Backend { number, record } => self.backends.write(u32::from(*number), record),
+            Write::Service { number, record } => {
+                let after_weights = size_of_val(&record.weights);
+                self.services.write_from(u32::from(*number), after_weights, record);
+            }
+            Write::Table { number, slots } => self.put_table(*number, slots)?,
+            // Arrays of maps have no delete here: an empty table is as good.
+            Write::DropTable { number } => self.put_table(*number, &[])?,
+            Write::Directory { entries } => self.switch_directory(entries)?,
+            Write::Weights { service, weights } => {
+                let offset = std::mem::offset_of!(Service, weights);
+                let word = self.services.word(u32::from(*service), offset);
+                word.store(weights.pack(), std::sync::atomic::Ordering::Release);
+            }
+            Write::AllowInterface { ifindex } => self
+                .interfaces
+                .insert(*ifindex, *ifindex, None, 0)
+                .context(|| format!("allowing redirects to interface number {ifindex}"))?,
+            Write::ForgetPins { backends } => {
+                self.flow_table.forget(backends);
+            }
+            Write::DropService { number } => {
+                self.services.write(u32::from(*number), &Service::default());
+            }
+            Write::DropBackend { number } => {
+                self.backends.write(u32::from(*number), &Backend::default());
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_cell(&mut self, cell: u16) -> Result<(), DataplaneError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context(|| "counting CPUs")?;
+        let zeroes = aya::maps::PerCpuValues::try_from(vec![Cell::default(); cpus])
+            .context(|| "counting CPUs")?;
+        self.cells.set(u32::from(cell), zeroes, 0).context(|| format!("clearing cell {cell}"))?;
+        self.shared_cells.write(u32::from(cell), &SharedCell::default());
+        Ok(())
+    }
+
+    fn put_table(&mut self, number: u16, slots: &[u16]) -> Result<(), DataplaneError> {
+        let words = slots.len().div_ceil(TABLE_WORD).max(1) as u32;
+        let doing = || format!("making Maglev table {number}");
+        let table = Array::<MapData, TableWord>::create(words, TABLE_FLAGS).context(doing)?;
+        let memory: Mapping<TableWord> =
+            Mapping::new(load::fd_of_array(&table), words).context(doing)?;
+        for (index, chunk) in slots.chunks(TABLE_WORD).enumerate() {
+            // The last word is filled up with slots that are never drawn.
+            let mut word = [chunk[0]; TABLE_WORD];
+            word[..chunk.len()].copy_from_slice(chunk);
+            memory.write(index as u32, &word);
+        }
+        self.tables.set(u32::from(number), &table, 0).context(doing)
+    }
+
+    /// Writes the half that is not in force, then switches.
+    fn switch_directory(&mut self, entries: &[(DirectoryKey, u32)]) -> Result<(), DataplaneError> {
+        let built = directory::build(entries, &self.keys).context(|| "building the directory")?;
+        let offset = std::mem::offset_of!(Settings, directory_half);
+        let in_force = self.settings.half_word(0, offset);
+        let other = (in_force.load(std::sync::atomic::Ordering::Acquire) & 1) ^ 1;
+        for (i, displacement) in (0..).zip(&built.displacements) {
+            self.displacements.write(other * DIRECTORY_GROUPS + i, displacement);
+        }
+        for (i, entry) in (0..).zip(&built.entries) {
+            self.directory.write(other * DIRECTORY_SLOTS + i, entry);
+        }
+        in_force.store(other, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    /// A cell's counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the look-up.
+    pub fn cell(&self, cell: u16) -> Result<(Cell, SharedCell), DataplaneError> {
+        let per_cpu =
+            self.cells.get(&u32::from(cell), 0).context(|| format!("reading cell {cell}"))?;
+        let mut sum = Cell::default();
+        for one in per_cpu.iter() {
+            sum.add(one);
+        }
+        Ok((sum, self.shared_cells.read(u32::from(cell))))
+    }
+
+    /// Packets by [`Reason`], whose value is the index.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the look-up.
+    pub fn verdicts(&self) -> Result<Vec<u64>, DataplaneError> {
+        (0..Reason::COUNT)
+            .map(|reason| {
+                let per_cpu =
+                    self.reasons.get(&reason, 0).context(|| "reading the verdicts' counters")?;
+                Ok(per_cpu.iter().sum())
+            })
+            .collect()
+    }
+
+    pub fn flow_table(&self) -> Arc<FlowTable> {
+        Arc::clone(&self.flow_table)
+    }
+
+    /// The program's clock: jiffies, low 32 bits. It is asked for, not
+    /// computed: jiffies and `CLOCK_MONOTONIC` drift apart.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the test run.
+    pub fn now(&self) -> Result<u32, DataplaneError> {
+        let frame = [0; 64];
+        self.test_run("canary_clock", &frame, &mut []).map(|(value, _)| value)
+    }
+
+    /// Jiffies per second.
+    pub const fn hz(&self) -> u32 {
+        self.hz
+    }
+
+    /// A duration in jiffies, at least one.
+    pub fn jiffies(&self, duration: Duration) -> u32 {
+        let jiffies = duration.as_millis() * u128::from(self.hz) / 1000;
+        u32::try_from(jiffies).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2)
+    }
+
+    /// Records in the overflow map.
+    pub fn overflow_len(&self) -> u64 {
+        self.flow_table.overflow_len()
+    }
+
+    /// Tells the program that the overflow map is empty, if it is: misses need
+    /// no second look-up then. To be called now and then.
+    pub fn reset_overflow_mark(&mut self) {
+        let mark = self.settings.half_word(0, std::mem::offset_of!(Settings, overflowed));
+        if mark.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+            return;
+        }
+        // In this order: the program inserts first and marks then, so a record
+        // that comes in between is either seen here or marks again.
+        mark.store(0, std::sync::atomic::Ordering::SeqCst);
+        if self.flow_table.overflow_len() > 0 {
+            mark.store(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    /// Passes the program's messages on to the log.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
+    /// Runs a program on a frame: its return value, and how many bytes it left
+    /// in `out`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the test run.
+    pub fn test_run(
+        &self,
+        program: &str,
+        frame: &[u8],
+        out: &mut [u8],
+    ) -> Result<(u32, usize), DataplaneError> {
+        let doing = || format!("running program {program}");
+        let result = self
+            .xdp(program)?
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: (!out.is_empty()).then_some(out),
+                ..TestRunOptions::default()
+            })
+            .context(doing)?;
+        Ok((result.return_value, result.data_size_out as usize))
+    }
+
+    /// One of the object's programs.
+    ///
+    /// # Errors
+    /// [`DataplaneError::NoProgram`] where there is none of that name.
+    pub fn xdp(&self, name: &str) -> Result<&Xdp, DataplaneError> {
+        let program = self.ebpf.program(name);
+        let program = program.ok_or_else(|| DataplaneError::NoProgram(name.to_owned()))?;
+        program.try_into().context(|| format!("program {name}"))
+    }
+
+    /// Name of the attached program, for [`Dataplane::xdp`].
+    pub const fn program(&self) -> &'static str {
+        self.program
+    }
+}
