@@ -110,11 +110,23 @@ fn check(address: SocketAddr, role: Role) -> Result<(), Wrong> {
             format!("write \"{}\"", SocketAddr::new(v4, address.port())),
         ));
     }
-    let Some(kind) = kind else { return Ok(()) };
+    let Some(kind) = kind else { return check_scope(address) };
     Err((
         format!("{ip} is {kind}"),
         format!("write the address of one host that others can reach, for example \"{example}\""),
     ))
+}
+
+/// A scope beside an address that means the same host everywhere would make
+/// two of one.
+fn check_scope(address: SocketAddr) -> Result<(), Wrong> {
+    match address {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => Err((
+            format!("\"{v6}\" names an interface after the %"),
+            format!("write \"{}\"", SocketAddr::new(address.ip(), address.port())),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn mapped(ip: IpAddr) -> Option<IpAddr> {
@@ -184,6 +196,7 @@ mod tests {
             ("[::1]:80", "loopback", "one host"),
             ("[fe80::1]:80", "link-local", "one host"),
             ("[fe80::1%2]:80", "link-local", "one host"),
+            ("[2001:db8::1%2]:80", "names an interface", "\"[2001:db8::1]:80\""),
             ("[::ffff:10.0.0.1]:80", "IPv4 address written as", "\"10.0.0.1:80\""),
         ];
         for (text, message, help) in cases {

@@ -98,14 +98,12 @@ fn check_weight(service: &DraftService, problems: &mut Problems<'_>) {
     if service.canary.incomplete || service.canary.usable() > 0 {
         return;
     }
-    let percent = weight.get_ref() * 100.0;
     let (lack, help) = if service.canary.backends.is_empty() {
         ("has no `canary` backends", "write canary = [\"10.0.0.21:8080\"], or weight = \"0%\"")
     } else {
         ("has only `canary` backends of weight 0", "give one a weight, or write weight = \"0%\"")
     };
-    let message =
-        format!("`weight` is {percent} %, but service `{}` {lack}", service.name.get_ref());
+    let message = format!("`weight` is above 0, but service `{}` {lack}", service.name.get_ref());
     problems.add(weight.span(), message, help);
 }
 

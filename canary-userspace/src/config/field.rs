@@ -132,7 +132,8 @@ impl<'a, 't> Field<'a, 't> {
         let said = match percent {
             Some(percent) if percent < 0.0 => "is negative".to_owned(),
             Some(percent) if percent > 100.0 => "is over 100 %".to_owned(),
-            Some(percent) if percent.is_finite() => return Some(percent / 100.0),
+            // Zero may have been written with a minus.
+            Some(percent) if percent.is_finite() => return Some(percent.abs() / 100.0),
             _ => "is not a share".to_owned(),
         };
         let help = match self.value {

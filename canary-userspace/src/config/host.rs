@@ -26,6 +26,9 @@ pub enum LoadError {
     Mistakes(#[from] Mistakes),
 }
 
+/// Interfaces that a message names at most; a host of containers has hundreds.
+const LISTED: usize = 10;
+
 /// The calling thread's network namespace, whichever one /sys was mounted in.
 const INTERFACES: &str = "/proc/thread-self/net/dev";
 
@@ -105,8 +108,22 @@ fn check_interfaces(names: &[Spanned<String>], present: &[String], problems: &mu
             .map_or_else(String::new, |meant| format!("did you mean \"{meant}\"? "));
         let help = match present {
             [] => "it has none at all: run this in the right network namespace".to_owned(),
-            _ => format!("{meant}write {}", or_list(present, "\"")),
+            _ => format!("{meant}write {}", some_of(present)),
         };
         problems.add(name.span(), message, help);
+    }
+}
+
+/// The host's interfaces, as many as one can read.
+fn some_of(present: &[String]) -> String {
+    match present.get(..LISTED) {
+        Some(first) if present.len() > LISTED => {
+            format!(
+                "one of the {} that `ip link` shows, as {}",
+                present.len(),
+                or_list(first, "\"")
+            )
+        }
+        _ => or_list(present, "\""),
     }
 }

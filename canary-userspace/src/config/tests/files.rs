@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use super::good;
-use crate::config::{LoadError, load};
+use crate::config::{LoadError, Mistakes, load, parse};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -111,4 +111,52 @@ fn files_of_the_disk() {
     fs::remove_file(&path).unwrap();
     let Err(error @ LoadError::Read { .. }) = load(&path) else { panic!("was read") };
     assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+}
+
+/// Places that a reader can go to.
+fn assert_places(text: &str, mistakes: &Mistakes) {
+    let mut last = (0, 0);
+    for mistake in &mistakes.mistakes {
+        let line = text.split('\n').nth(mistake.line - 1).expect("a line of the file");
+        assert!(mistake.column >= 1 && mistake.column <= line.chars().count() + 1, "{mistake:?}");
+        assert!((mistake.line, mistake.column) >= last, "{mistakes}");
+        assert!(!mistake.message.is_empty() && !mistake.help.is_empty(), "{mistake:?}");
+        last = (mistake.line, mistake.column);
+    }
+    assert!(!mistakes.to_string().is_empty());
+}
+
+/// The full example cut off, with a character missing, or with another one in
+/// its place, at every position (one comment stands for all): an answer each
+/// time.
+#[test]
+fn broken_files() {
+    let text = fs::read_to_string(repository().join("config/full.toml")).unwrap();
+    let (mut accepted, mut refused) = (0, 0);
+    for (at, c) in text.char_indices() {
+        let line = &text[text[..at].rfind('\n').map_or(0, |newline| newline + 1)..];
+        if line.starts_with('#') && !line.starts_with("# Every key") {
+            continue;
+        }
+        let (before, after) = (&text[..at], &text[at + c.len_utf8()..]);
+        for broken in [before.to_owned(), before.to_owned() + after].into_iter().chain(
+            ["é", "\"", "[", "=", "\n", "0", "\0"].map(|put| format!("{before}{put}{after}")),
+        ) {
+            match parse(&broken, "full.toml") {
+                Ok(_) => accepted += 1,
+                Err(mistakes) => {
+                    refused += 1;
+                    assert_places(&broken, &mistakes);
+                }
+            }
+        }
+    }
+    assert!(accepted > 500 && refused > 500, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn deep_nesting_is_refused_not_followed() {
+    for text in ["a = ".to_owned() + &"[".repeat(200_000), "a".to_owned() + &".a".repeat(200_000)] {
+        assert_places(&text, &parse(&text, "x").unwrap_err());
+    }
 }

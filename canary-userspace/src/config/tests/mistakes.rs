@@ -102,6 +102,12 @@ fn interface_that_does_not_exist() {
     assert_eq!(first.help, "write \"lo\", \"eth0\" or \"eth1\"");
     assert_eq!((second.line, second.column), (1, 32));
     assert!(second.help.starts_with("did you mean \"eth1\"?"), "{second:?}");
+    let many: Vec<String> = (0..200).map(|n| format!("veth{n}")).collect();
+    let mistakes = check_host(&config, &text, "canary.toml", &many).unwrap_err();
+    assert_eq!(mistakes.mistakes.len(), 3);
+    assert!(mistakes.mistakes[1].help.starts_with("write one of the 200 that"), "{mistakes}");
+    let mistakes = check_host(&config, &text, "canary.toml", &[]).unwrap_err();
+    assert!(mistakes.mistakes[0].help.contains("network namespace"), "{mistakes}");
     let present = ["eth0", "ens33", "eht1"].map(String::from);
     assert_eq!(check_host(&config, &text, "canary.toml", &present), Ok(()));
 }
@@ -136,7 +142,7 @@ fn weights() {
     one(&canary("«\"five%\"»"), "is not a share", "for example \"5%\"");
     one(&canary("«\"1e1%\"»"), "is not a share", "for example \"5%\"");
     one(&canary("«0.000000001»"), "one part in 2^32", "0.0000001%");
-    one(&web("weight = «\"5%\"»"), "5 %, but service `web` has no `canary`", "canary = [");
+    one(&web("weight = «\"5%\"»"), "above 0, but service `web` has no `canary`", "canary = [");
     one(&web("canary = []\nweight = «5»"), "has no `canary`", "canary = [");
     one(
         &web("canary = [{ address = \"10.0.0.21:80\", weight = 0 }]\nweight = «5»"),
@@ -245,6 +251,12 @@ fn timeouts() {
         &web("timeouts.answered = «\"5s\"»"),
         "`unanswered` is longer than `answered`",
         "no longer",
+    );
+    // A time that cannot be read is not compared.
+    one(
+        &web("timeouts.half_open = \"3h\"\ntimeouts.established = «\"99days\"»"),
+        "too long",
+        "7days",
     );
     // Said once, where it is written, not in every service that inherits it.
     one(&top("timeouts.half_open = «\"3h\"»"), "`half_open` is longer", "no longer");
