@@ -1,10 +1,80 @@
-//! The configuration, checked. `docs/configuration.md` is its reference.
+//! The configuration: from text to a checked [`Config`], with every mistake at
+//! once. `docs/configuration.md` is its reference.
+//!
+//! A file is parsed into a tree that knows its places (`toml`), read key by key
+//! into a draft (`read`, `service`, `field`, `address`), then checked across
+//! values (`check`). Each step notes what is wrong (`mistakes`) and goes on.
+//! Only [`load`] does I/O.
+
+mod address;
+mod check;
+mod field;
+mod host;
+mod keys;
+mod mistakes;
+mod read;
+mod service;
+mod suggest;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
+
+use toml::de::DeTable;
+
+use self::{mistakes::Problems, read::Draft, service::DraftService};
+
+pub use self::{
+    host::{LoadError, check_host, load},
+    mistakes::{Mistake, Mistakes},
+};
+
+/// Backends over all services: half of the kernel's records, so that a reload
+/// that replaces every backend has room for the new ones beside the old.
+pub const MAX_CONFIGURED_BACKENDS: usize = canary_common::MAX_BACKENDS as usize / 2;
+
+/// Largest weight of a backend inside its track.
+pub const MAX_BACKEND_WEIGHT: u32 = 1000;
+
+/// Smallest table that is accepted: a slot is then less than half a percent of
+/// its track.
+pub const MIN_TABLE_SIZE: u32 = 251;
+
+/// Reads a configuration and checks all that can be checked without a look at
+/// the host. `path` is for the messages only.
+pub fn parse(text: &str, path: &str) -> Result<Config, Mistakes> {
+    let mut problems = Problems::new(text);
+    let draft = draft(text, &mut problems);
+    problems.finish(path)?;
+    Ok(draft.config)
+}
+
+/// Everything that can be read of `text`, nothing if it is no TOML. Whatever is
+/// wrong is in `problems`, and if nothing is, the draft is whole.
+fn draft(text: &str, problems: &mut Problems<'_>) -> Draft {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    // What follows the first error is often only its echo.
+    let place = |error: &toml::de::Error| error.span().unwrap_or(0..0);
+    if let Some(error) = errors.iter().min_by_key(|error| place(error).start) {
+        problems.add(
+            place(error),
+            format!("not TOML: {}", error.message()),
+            "mend this first; the rest is checked after that (strings stand in quotes, lists \
+             in [ ], a key once in its table)",
+        );
+        return Draft::default();
+    }
+    let mut draft = read::read(tree.get_ref(), problems);
+    check::check(&draft, problems);
+    draft.config.services =
+        std::mem::take(&mut draft.services).into_iter().filter_map(DraftService::finish).collect();
+    draft.config.services.sort_by(|a, b| a.name.cmp(&b.name));
+    draft
+}
 
 /// A whole configuration, every default filled in and every rule checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,10 +125,21 @@ pub enum LogTarget {
     Journald,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     Tcp,
     Udp,
+}
+
+impl Protocol {
+    /// As the configuration and the API write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +195,34 @@ pub struct Rollback {
     pub max_excess: f64,
     /// Canary connections before a verdict.
     pub min_connections: u64,
+}
+
+/// What a file that says nothing would give; without interfaces and services
+/// it is of no use by itself.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            xdp_mode: XdpMode::Auto,
+            flows: 262_144,
+            socket: PathBuf::from("/run/canary/canary.sock"),
+            bpffs: PathBuf::from("/sys/fs/bpf/canary"),
+            state_dir: PathBuf::from("/var/lib/canary"),
+            metrics: Metrics::default(),
+            log: Log::default(),
+            services: Vec::new(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9871))),
+            textfile: None,
+            textfile_interval: Duration::from_secs(15),
+        }
+    }
 }
 
 impl Default for Timeouts {
