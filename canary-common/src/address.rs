@@ -70,3 +70,39 @@ impl From<Address> for IpAddr {
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// The first twelve bytes of an Ethernet frame, destination and source, as
+/// three words as they stand in memory: copied in three moves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameAddresses {
+    pub words: [u32; 3],
+}
+
+impl FrameAddresses {
+    #[must_use]
+    pub const fn new(destination: Mac, source: Mac) -> Self {
+        let (d, s) = (destination, source);
+        Self {
+            words: [
+                u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+                u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+                u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+            ],
+        }
+    }
+
+    #[must_use]
+    pub const fn destination(&self) -> Mac {
+        let [a, b, c, d] = self.words[0].to_ne_bytes();
+        let [e, f, ..] = self.words[1].to_ne_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    #[must_use]
+    pub const fn source(&self) -> Mac {
+        let [.., a, b] = self.words[1].to_ne_bytes();
+        let [c, d, e, f] = self.words[2].to_ne_bytes();
+        [a, b, c, d, e, f]
+    }
+}

@@ -68,7 +68,11 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)+) => {
         /// Why a packet left the program. The value is the index of a per-CPU
         /// counter; the counters' sum is the number of packets seen.
-        #[repr(u32)]
+        ///
+        /// As wide as a pointer: beside one in a `Result`, a narrower value
+        /// makes the compiler take the pointer apart, which the kernel's
+        /// verifier refuses.
+        #[repr(u64)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name = $value,)+ }
 
@@ -76,6 +80,16 @@ macro_rules! reasons {
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
             /// Size of the counter map.
             pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The inverse of `as`; what is no reason is [`Reason::Internal`].
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_number(number: u32) -> Self {
+                match number {
+                    $($value => Self::$name,)+
+                    _ => Self::Internal,
+                }
+            }
 
             /// Stable name, used as the label of `canary_packet_verdicts_total`.
             #[must_use]

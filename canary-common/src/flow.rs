@@ -1,6 +1,6 @@
 //! The flow table's records: one cache line a flow.
 
-use crate::{Address, HashKeys, Hashed, Mac};
+use crate::{Address, FrameAddresses, HashKeys, Hashed};
 
 /// Ways of a bucket.
 pub const WAYS: usize = 4;
@@ -151,6 +151,13 @@ impl Ctl {
         Self(self.0 & Self::IDENTITY | (flags as u64) << 8 | state as u64)
     }
 
+    /// The same way with another state and flags, as numbers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_bits(self, state: u16, flags: u16) -> Self {
+        Self(self.0 & Self::IDENTITY | (flags as u64) << 8 | (state as u64 & 0xff))
+    }
+
     /// The same way given back: only the generation stays.
     #[inline(always)]
     #[must_use]
@@ -174,9 +181,8 @@ pub struct Flow {
     pub deadline: u32,
     /// Where the client's packets come from, so that replies go back there.
     pub client_ifindex: u32,
-    pub client_mac: Mac,
-    /// Their destination: this host's address there.
-    pub own_mac: Mac,
+    /// How a reply's frame begins: to the client's side, from this host.
+    pub reply_frame: FrameAddresses,
     /// Host byte order. Until the handshake is done the client's initial
     /// sequence number, then about the highest the client has sent.
     pub client_seq: u32,

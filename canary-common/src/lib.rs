@@ -14,7 +14,7 @@ mod hash;
 mod service;
 mod where_answer;
 
-pub use address::{Address, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+pub use address::{Address, FrameAddresses, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 pub use counters::{Cell, Reason, SharedCell};
 pub use directory::{
     DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, Probe,

@@ -1,6 +1,6 @@
 //! Services, backends, and the word that says how new flows are divided.
 
-use crate::{Address, HashKeys, Mac};
+use crate::{Address, FrameAddresses, HashKeys};
 
 /// A version behind a service.
 #[repr(u8)]
@@ -196,10 +196,10 @@ pub struct Backend {
     pub port_be: u16,
     /// [`BackendFlags`].
     pub flags: u16,
-    /// Where packets to it leave: interface number, its address and the next hop's.
+    /// Where packets to it leave: interface number, and how the frame begins
+    /// (to the next hop, from this host).
     pub ifindex: u32,
-    pub next_hop_mac: Mac,
-    pub own_mac: Mac,
+    pub frame: FrameAddresses,
     /// The service it belongs to.
     pub service: u16,
     /// Another backend record with the same address, port and protocol, of

@@ -1,5 +1,3 @@
-use crate::Mac;
-
 /// What the `canary_where` program writes over the packet it was asked about:
 /// the outcome of the same functions that decide for real packets, nothing
 /// booked and nothing pinned. All in host byte order.
@@ -24,8 +22,6 @@ pub struct WhereAnswer {
     pub reason: u32,
     /// The packed weight table that was in force.
     pub weights: u64,
-    pub next_hop_mac: Mac,
-    pub reserved: [u8; 2],
 }
 
-const _: () = assert!(size_of::<WhereAnswer>() == 48);
+const _: () = assert!(size_of::<WhereAnswer>() == 40);

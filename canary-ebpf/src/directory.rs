@@ -13,7 +13,7 @@ pub fn find(key: &DirectoryKey) -> Option<u32> {
     let settings = SETTINGS.get_ptr(0)?;
     // SAFETY: a live map value.
     let half = unsafe { atomic::load(&raw const (*settings).directory_half) } & 1;
-    let probe = key.probe(&hash_keys());
+    let probe = key.probe(hash_keys());
     let displacement = *DISPLACEMENTS.get(half * DIRECTORY_GROUPS + probe.group())?;
     let entry = DIRECTORY.get(half * DIRECTORY_SLOTS + probe.slot(displacement))?;
     let same = entry.key.address.same(&key.address)

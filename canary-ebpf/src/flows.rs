@@ -10,7 +10,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use canary_common::{
-    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, Hashed, Mac, WAYS, deadline_passed,
+    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, FrameAddresses, Hashed, WAYS, deadline_passed,
 };
 
 use crate::{
@@ -39,39 +39,44 @@ pub struct Pin {
     ctl: Ctl,
     pub backend: u16,
     pub cell: u16,
-    deadline: u32,
-    client_seq: u32,
-    backend_seq: u32,
 }
 
 /// Where the client's packets come from.
 #[derive(Clone, Copy, Debug)]
 pub struct WayBack {
     pub ifindex: u32,
-    pub client_mac: Mac,
-    pub own_mac: Mac,
+    pub frame: FrameAddresses,
 }
 
-/// A record to be.
+/// A record to be, as it goes to the inserting function: no padding, the
+/// verifier wants every byte written.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow {
+    pub key: FlowKey,
     pub backend: u16,
     pub cell: u16,
-    pub state: FlowState,
-    pub flags: u16,
     pub deadline: u32,
-    pub way_back: WayBack,
+    pub client_ifindex: u32,
+    pub reply_frame: FrameAddresses,
     pub client_seq: u32,
+    /// A [`FlowState`].
+    pub state: u16,
+    /// [`FlowFlags`].
+    pub flags: u16,
 }
 
+const _: () = assert!(size_of::<NewFlow>() == 52);
+
+/// What came of an insertion.
 #[derive(Clone, Copy, Debug)]
-pub enum Inserted {
-    /// The new record stands.
-    Ours,
-    /// Another CPU was first, and may have decided otherwise.
-    Theirs(Pin),
-    /// Too many at once: the packet goes without a pin.
-    Raced,
+pub struct Inserted {
+    /// The new record stands; else another CPU was first, and its is named.
+    pub ours: bool,
+    /// Where the flow is pinned now; 0 where it could not be: too many CPUs at
+    /// once on the same bucket.
+    pub backend: u16,
+    pub cell: u16,
 }
 
 /// The live record of a flow.
@@ -91,51 +96,66 @@ pub fn find(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
     read(OVERFLOW.get_ptr_mut(key)?, key, Ctl::tag_of(hash), now)
 }
 
-/// Makes a record in a free way, else in place of the oldest closed flow, else
-/// of the oldest half-open one, else in the overflow map.
+/// Makes a record: in place of the flow's own old one (`replaces`), else in a
+/// free way, else in place of the oldest closed flow, else of the oldest
+/// half-open one, else in the overflow map.
 #[inline(always)]
-pub fn insert(key: &FlowKey, hash: Hashed, new: &NewFlow, now: u32) -> Inserted {
+pub fn insert(new: &NewFlow, hash: Hashed, replaces: bool, now: u32) -> Inserted {
+    let packed = canary_insert(new, hash.0, u32::from(replaces), now);
+    Inserted { ours: packed & OURS != 0, backend: packed as u16, cell: (packed >> 16) as u16 }
+}
+
+/// Bit of [`canary_insert`]'s answer beside backend (0–15) and cell (16–31).
+const OURS: u64 = 1 << 32;
+/// No record could be made.
+const NOBODY: u64 = 0;
+
+/// A function of its own to the verifier. `new` is never null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn canary_insert(new: *const NewFlow, hash: u64, replaces: u32, now: u32) -> u64 {
+    if new.is_null() {
+        return NOBODY;
+    }
+    // SAFETY: not null, and the caller's reference otherwise.
+    let new = unsafe { &*new };
+    let hash = Hashed(hash);
+    if replaces != 0 {
+        return replace(new, hash, now);
+    }
     let Some(bucket) = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask())) else {
-        return Inserted::Raced;
+        return NOBODY;
     };
-    let tag = Ctl::tag_of(hash);
     for _ in 0..CLAIM_TRIES {
-        let Some((mine, old)) = candidate(bucket, Bucket::first_way(hash), now) else {
-            return overflow(key, tag, new);
-        };
+        let (mine, old) = candidate(bucket, Bucket::first_way(hash), now);
+        if mine == NO_WAY {
+            return overflow(Ctl::tag_of(hash), new);
+        }
         let flow = way(bucket, mine);
-        let claim = old.claimed(tag);
+        let claim = old.claimed(Ctl::tag_of(hash));
         if !exchange(flow, old, claim) {
             continue;
         }
         book_previous(flow, old, now);
-        return match rival(bucket, mine, key, tag, now) {
-            Rival::None => {
-                write(flow, key, claim, new);
-                Inserted::Ours
-            }
-            Rival::Pinned(pin) => {
-                exchange(flow, claim, claim.freed());
-                Inserted::Theirs(pin)
-            }
-            Rival::Busy => {
-                exchange(flow, claim, claim.freed());
-                Inserted::Raced
-            }
-        };
+        let rival = rival(bucket, mine, &new.key, Ctl::tag_of(hash), now);
+        if rival == NO_RIVAL {
+            return write(flow, claim, new);
+        }
+        exchange(flow, claim, claim.freed());
+        return if rival == BUSY { NOBODY } else { rival };
     }
-    Inserted::Raced
+    NOBODY
 }
 
-/// Puts a new flow in place of `pin`, which has the same key.
+/// Puts a new flow in place of the live record of the same key.
 #[inline(always)]
-pub fn replace(pin: &Pin, key: &FlowKey, hash: Hashed, new: &NewFlow) -> Inserted {
+fn replace(new: &NewFlow, hash: Hashed, now: u32) -> u64 {
+    let Some(pin) = find(&new.key, hash, now) else { return NOBODY };
     let claim = pin.ctl.claimed(Ctl::tag_of(hash));
     if !exchange(pin.flow, pin.ctl, claim) {
-        return Inserted::Raced;
+        return NOBODY;
     }
-    write(pin.flow, key, claim, new);
-    Inserted::Ours
+    write(pin.flow, claim, new)
 }
 
 impl Pin {
@@ -146,27 +166,30 @@ impl Pin {
 
     #[inline(always)]
     pub fn tracked(&self) -> Tracked {
-        Tracked {
-            state: self.ctl.state(),
-            flags: self.ctl.flags(),
-            client_seq: self.client_seq,
-            backend_seq: self.backend_seq,
-        }
+        let (client_seq, backend_seq) = self.seqs();
+        Tracked { state: self.ctl.state(), flags: self.ctl.flags(), client_seq, backend_seq }
+    }
+
+    #[inline(always)]
+    fn seqs(&self) -> (u32, u32) {
+        // SAFETY: a live map value.
+        let client = unsafe { atomic::load(&raw const (*self.flow).client_seq) };
+        // SAFETY: as above.
+        (client, unsafe { atomic::load(&raw const (*self.flow).backend_seq) })
     }
 
     /// Writes what a segment changed. `false`: another CPU changed the state
     /// at the same time; read it again with [`Pin::again`].
     #[inline(always)]
     pub fn commit(&mut self, next: &Tracked) -> bool {
-        if next.client_seq != self.client_seq {
+        let (client_seq, backend_seq) = self.seqs();
+        if next.client_seq != client_seq {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).client_seq, next.client_seq) };
-            self.client_seq = next.client_seq;
         }
-        if next.backend_seq != self.backend_seq {
+        if next.backend_seq != backend_seq {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).backend_seq, next.backend_seq) };
-            self.backend_seq = next.backend_seq;
         }
         let ctl = self.ctl.with(next.state, next.flags);
         if ctl == self.ctl {
@@ -196,7 +219,7 @@ impl Pin {
     #[inline(always)]
     pub fn extend(&self, timeout: u32, now: u32) {
         let deadline = now.wrapping_add(timeout);
-        if deadline.wrapping_sub(self.deadline).wrapping_add(1) > jiffies_per_second() {
+        if deadline.wrapping_sub(deadline_of(self.flow)).wrapping_add(1) > jiffies_per_second() {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).deadline, deadline) };
         }
@@ -210,8 +233,7 @@ impl Pin {
         let way_back = unsafe {
             WayBack {
                 ifindex: atomic::load(&raw const (*flow).client_ifindex),
-                client_mac: (*flow).client_mac,
-                own_mac: (*flow).own_mac,
+                frame: (*flow).reply_frame,
             }
         };
         ((ctl_of(flow).0 ^ self.ctl.0) & Ctl::IDENTITY == 0).then_some(way_back)
@@ -259,52 +281,48 @@ fn read(flow: *mut Flow, key: &FlowKey, tag: u32, now: u32) -> Option<Pin> {
     if !same || deadline_passed(deadline, now) {
         return None;
     }
-    let pin = Pin {
-        flow,
-        ctl,
-        backend: record.backend,
-        cell: record.cell,
-        deadline,
-        client_seq: record.client_seq,
-        backend_seq: record.backend_seq,
-    };
+    let pin = Pin { flow, ctl, backend: record.backend, cell: record.cell };
     ((ctl_of(flow).0 ^ ctl.0) & Ctl::IDENTITY == 0).then_some(pin)
 }
 
-/// The way a new flow may take, and what it holds.
+/// In place of a way's number.
+const NO_WAY: usize = usize::MAX;
+
+/// The way a new flow may take, and what it holds; [`NO_WAY`] where all hold
+/// live pins. Plain numbers instead of an `Option`: the verifier loses sight
+/// of what stands behind a discriminant.
 #[inline(always)]
-fn candidate(bucket: *mut Bucket, first: usize, now: u32) -> Option<(usize, Ctl)> {
-    let mut closed = None;
-    let mut half_open = None;
-    let (mut closed_deadline, mut half_open_deadline) = (0, 0);
+fn candidate(bucket: *mut Bucket, first: usize, now: u32) -> (usize, Ctl) {
+    let mut best = (NO_WAY, Ctl::default());
+    let mut best_deadline = 0;
+    let mut best_closed = false;
     for i in 0..WAYS {
         let number = (first + i) & (WAYS - 1);
         let flow = way(bucket, number);
         let ctl = ctl_of(flow);
         let state = ctl.state();
         if state == FlowState::Free {
-            return Some((number, ctl));
+            return (number, ctl);
         }
         if state == FlowState::Claimed {
             continue;
         }
         let deadline = deadline_of(flow);
         if deadline_passed(deadline, now) {
-            return Some((number, ctl));
+            return (number, ctl);
         }
-        if state == FlowState::Closing {
-            if closed.is_none() || deadline_passed(deadline, closed_deadline) {
-                closed = Some((number, ctl));
-                closed_deadline = deadline;
-            }
-        } else if state.is_evictable()
-            && (half_open.is_none() || deadline_passed(deadline, half_open_deadline))
-        {
-            half_open = Some((number, ctl));
-            half_open_deadline = deadline;
+        let closed = state == FlowState::Closing;
+        if !closed && !state.is_evictable() {
+            continue;
+        }
+        let older = deadline_passed(deadline, best_deadline);
+        if best.0 == NO_WAY || closed && !best_closed || closed == best_closed && older {
+            best = (number, ctl);
+            best_deadline = deadline;
+            best_closed = closed;
         }
     }
-    closed.or(half_open)
+    best
 }
 
 /// Books what the way's former flow came to. The way is claimed.
@@ -328,59 +346,58 @@ fn unanswered(ctl: Ctl) -> bool {
     ctl.flags() & (FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD) == 0
 }
 
-enum Rival {
-    None,
-    Pinned(Pin),
-    Busy,
-}
+/// Answers of [`rival`] beside a packed backend and cell, which is never 0.
+const NO_RIVAL: u64 = 0;
+const BUSY: u64 = u64::MAX;
 
-/// Whether another CPU is making, or made, a record of the same flow.
+/// Whether another CPU is making, or made, a record of the same flow: the
+/// latter as in [`canary_insert`]'s answer.
 #[inline(always)]
-fn rival(bucket: *mut Bucket, mine: usize, key: &FlowKey, tag: u32, now: u32) -> Rival {
-    for number in 0..WAYS {
-        if number == mine {
-            continue;
-        }
+fn rival(bucket: *mut Bucket, mine: usize, key: &FlowKey, tag: u32, now: u32) -> u64 {
+    for i in 1..WAYS {
+        let number = (mine + i) & (WAYS - 1);
         let flow = way(bucket, number);
         for _ in 0..RIVAL_SPINS {
             let ctl = ctl_of(flow);
-            if ctl.tag() != tag || ctl.state() != FlowState::Claimed {
+            if ctl.tag() != tag || ctl.state() != FlowState::Claimed || number < mine {
                 break;
-            }
-            if number < mine {
-                return Rival::Busy;
             }
         }
         let ctl = ctl_of(flow);
         if ctl.tag() == tag && ctl.state() == FlowState::Claimed {
-            return Rival::Busy;
+            return BUSY;
         }
         if let Some(pin) = read(flow, key, tag, now) {
-            return Rival::Pinned(pin);
+            return pack(pin.backend, pin.cell);
         }
     }
-    Rival::None
+    NO_RIVAL
+}
+
+#[inline(always)]
+fn pack(backend: u16, cell: u16) -> u64 {
+    u64::from(cell) << 16 | u64::from(backend)
 }
 
 /// Fills a claimed way and publishes it.
 #[inline(always)]
-fn write(flow: *mut Flow, key: &FlowKey, claim: Ctl, new: &NewFlow) {
-    fill(flow, key, new);
+fn write(flow: *mut Flow, claim: Ctl, new: &NewFlow) -> u64 {
+    fill(flow, new);
     // Fully ordered: whoever sees the state sees the record.
-    exchange(flow, claim, claim.with(new.state, new.flags));
+    exchange(flow, claim, claim.with_bits(new.state, new.flags));
+    OURS | pack(new.backend, new.cell)
 }
 
 #[inline(always)]
-fn fill(flow: *mut Flow, key: &FlowKey, new: &NewFlow) {
+fn fill(flow: *mut Flow, new: &NewFlow) {
     // SAFETY: a live map value that is ours: claimed, or this CPU's scratch.
     let record = unsafe { &mut *flow };
-    record.key = *key;
+    record.key = new.key;
     record.backend = new.backend;
     record.cell = new.cell;
     record.deadline = new.deadline;
-    record.client_ifindex = new.way_back.ifindex;
-    record.client_mac = new.way_back.client_mac;
-    record.own_mac = new.way_back.own_mac;
+    record.client_ifindex = new.client_ifindex;
+    record.reply_frame = new.reply_frame;
     record.client_seq = new.client_seq;
     record.backend_seq = 0;
     record.reserved = 0;
@@ -388,22 +405,22 @@ fn fill(flow: *mut Flow, key: &FlowKey, new: &NewFlow) {
 
 /// The bucket is full of live pins.
 #[inline(always)]
-fn overflow(key: &FlowKey, tag: u32, new: &NewFlow) -> Inserted {
-    let Some(record) = SCRATCH.get_ptr_mut(0) else { return Inserted::Raced };
-    fill(record, key, new);
+fn overflow(tag: u32, new: &NewFlow) -> u64 {
+    let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
+    fill(record, new);
     // SAFETY: a live map value, this CPU's.
     let flow = unsafe { &mut *record };
-    flow.ctl = Ctl::default().claimed(tag).with(new.state, new.flags).0;
+    flow.ctl = Ctl::default().claimed(tag).with_bits(new.state, new.flags).0;
     // Whatever stands under the key is dead: `find` would have had it.
-    if OVERFLOW.insert(key, &*flow, u64::from(BPF_ANY)).is_err() {
-        return Inserted::Raced;
+    if OVERFLOW.insert(&new.key, &*flow, u64::from(BPF_ANY)).is_err() {
+        return NOBODY;
     }
     if let Some(settings) = SETTINGS.get_ptr_mut(0) {
         // SAFETY: a live map value. After the insert: the daemon resets the
         // mark first and looks for records then.
         unsafe { atomic::store(&raw mut (*settings).overflowed, 1) };
     }
-    Inserted::Ours
+    OURS | pack(new.backend, new.cell)
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ pub mod counters;
 pub mod directory;
 pub mod flows;
 pub mod maps;
+pub mod open;
 pub mod packet;
 pub mod parse;
 pub mod path;

@@ -5,7 +5,9 @@
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        bindings::xdp_action::XDP_PASS, helpers::bpf_get_prandom_u32, macros::xdp,
+        bindings::{xdp_action::XDP_PASS, xdp_md},
+        helpers::bpf_get_prandom_u32,
+        macros::xdp,
         programs::XdpContext,
     };
     use aya_log_ebpf::warn;
@@ -13,6 +15,7 @@ mod programs {
     use canary_ebpf::{
         counters, flows,
         maps::log_enabled,
+        open,
         packet::Packet,
         path::{self, Verdict},
         where_to,
@@ -41,8 +44,11 @@ mod programs {
 
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
-        let Verdict { action, reason } = path::handle(&packet(ctx), ctx.ingress_ifindex() as u32)
-            .unwrap_or_else(|reason| Verdict { action: XDP_PASS, reason });
+        let mut verdict = pinned(ctx.ctx);
+        if verdict == OPEN {
+            verdict = opening(ctx.ctx);
+        }
+        let reason = Reason::from_number(verdict >> 8);
         counters::reason(reason);
         if log_enabled() != 0 && rare(reason) {
             // SAFETY: no arguments, no preconditions.
@@ -51,7 +57,38 @@ mod programs {
                 warn!(ctx, "packet left with reason {}", reason as u32);
             }
         }
-        action
+        verdict & 0xff
+    }
+
+    /// In place of a packed verdict: the packet opens a flow.
+    const OPEN: u32 = u32::MAX;
+
+    /// Action and reason in one word.
+    #[inline(always)]
+    fn pack(verdict: Result<Verdict, Reason>) -> u32 {
+        match verdict {
+            Ok(Verdict { action, reason }) => action | (reason as u32) << 8,
+            Err(reason) => XDP_PASS | (reason as u32) << 8,
+        }
+    }
+
+    /// Functions of their own: the verifier forgets the inside of one before
+    /// it walks the other, and their stacks do not add up.
+    #[inline(never)]
+    fn pinned(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        match path::follow_pin(&packet(&ctx), ctx.ingress_ifindex() as u32) {
+            Ok(None) => OPEN,
+            Ok(Some(verdict)) => pack(Ok(verdict)),
+            Err(reason) => pack(Err(reason)),
+        }
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn opening(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        pack(open::open(&packet(&ctx), ctx.ingress_ifindex() as u32))
     }
 
     #[inline(always)]

@@ -102,5 +102,20 @@ macro_rules! constant {
 
 constant!(flow_bucket_mask, FLOW_BUCKET_MASK, u32, "Buckets of the flow table, less one.");
 constant!(jiffies_per_second, JIFFIES_PER_SECOND, u32, "The kernel's HZ.");
-constant!(hash_keys, HASH_KEYS, HashKeys, "Secret keys of flow table and directory.");
 constant!(log_enabled, LOG, u32, "Whether rare events are logged.");
+
+/// Secret keys of flow table and directory. By reference, and one the compiler
+/// cannot see through: the loader replaces the value, and a copy would take
+/// stack that the path has better use for.
+#[inline(always)]
+pub fn hash_keys() -> &'static HashKeys {
+    #[allow(unused_mut, reason = "only the BPF target changes it")]
+    let mut keys: *const HashKeys = &raw const HASH_KEYS;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: no instruction at all; the pointer stays what it was.
+    unsafe {
+        core::arch::asm!("/* {keys} */", keys = inout(reg) keys, options(pure, nomem, nostack));
+    }
+    // SAFETY: a static is live and aligned, and nobody writes it.
+    unsafe { &*keys }
+}

@@ -21,6 +21,7 @@ impl Word for u8 {}
 impl Word for u16 {}
 impl Word for u32 {}
 impl Word for u64 {}
+impl Word for [u16; 3] {}
 
 impl Packet {
     /// # Safety
@@ -51,9 +52,10 @@ impl<const N: usize> Header<N> {
         let at = unsafe { self.0.add(AT) }.cast::<T>();
         // The BPF target's loads may be unaligned in packets, which the
         // verifier knows; an unaligned read would be taken apart into bytes.
+        // Volatile: reading again is cheaper than the stack to remember.
         #[cfg(target_arch = "bpf")]
         // SAFETY: as above.
-        return unsafe { *at };
+        return unsafe { at.read_volatile() };
         #[cfg(not(target_arch = "bpf"))]
         // SAFETY: as above.
         return unsafe { at.read_unaligned() };

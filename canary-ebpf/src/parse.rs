@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use canary_common::{Address, Mac, PROTO_TCP, PROTO_UDP, Reason};
+use canary_common::{Address, FrameAddresses, PROTO_TCP, PROTO_UDP, Reason};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -35,20 +35,12 @@ pub enum Transport {
     Udp(Header<{ UdpHdr::LEN }>),
 }
 
-/// A packet that may be ours.
+/// A packet that may be ours. Fields are read where they are needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
     pub ethernet: Header<{ EthHdr::LEN }>,
     pub ip: Ip,
     pub transport: Transport,
-    pub source: Address,
-    pub destination: Address,
-    pub source_port_be: u16,
-    pub destination_port_be: u16,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
-    /// IP header and payload, as the IP header says.
-    pub ip_bytes: u32,
 }
 
 impl Parsed {
@@ -60,28 +52,96 @@ impl Parsed {
         }
     }
 
-    /// The frame's source and destination.
     #[inline(always)]
-    pub fn macs(&self) -> (Mac, Mac) {
-        const SRC: usize = offset_of!(EthHdr, src_addr);
-        const DST: usize = offset_of!(EthHdr, dst_addr);
-        let mac = |words: [u16; 3]| {
-            let [a, b, c] = words.map(u16::to_ne_bytes);
-            [a[0], a[1], b[0], b[1], c[0], c[1]]
-        };
+    pub fn source(&self) -> Address {
+        const V6: usize = offset_of!(Ipv6Hdr, src_addr);
+        match self.ip {
+            Ip::V4(ip) => Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, src_addr) }>()),
+            Ip::V6(ip) => Address {
+                words_be: [
+                    ip.get::<u32, V6>(),
+                    ip.get::<u32, { V6 + 4 }>(),
+                    ip.get::<u32, { V6 + 8 }>(),
+                    ip.get::<u32, { V6 + 12 }>(),
+                ],
+            },
+        }
+    }
+
+    #[inline(always)]
+    pub fn destination(&self) -> Address {
+        const V6: usize = offset_of!(Ipv6Hdr, dst_addr);
+        match self.ip {
+            Ip::V4(ip) => Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>()),
+            Ip::V6(ip) => Address {
+                words_be: [
+                    ip.get::<u32, V6>(),
+                    ip.get::<u32, { V6 + 4 }>(),
+                    ip.get::<u32, { V6 + 8 }>(),
+                    ip.get::<u32, { V6 + 12 }>(),
+                ],
+            },
+        }
+    }
+
+    #[inline(always)]
+    pub fn source_port_be(&self) -> u16 {
+        match self.transport {
+            Transport::Tcp(tcp) => tcp.get::<u16, { offset_of!(TcpHdr, source) }>(),
+            Transport::Udp(udp) => udp.get::<u16, { offset_of!(UdpHdr, src) }>(),
+        }
+    }
+
+    #[inline(always)]
+    pub fn destination_port_be(&self) -> u16 {
+        match self.transport {
+            Transport::Tcp(tcp) => tcp.get::<u16, { offset_of!(TcpHdr, dest) }>(),
+            Transport::Udp(udp) => udp.get::<u16, { offset_of!(UdpHdr, dst) }>(),
+        }
+    }
+
+    /// TTL or hop limit.
+    #[inline(always)]
+    pub fn hop_limit(&self) -> u8 {
+        match self.ip {
+            Ip::V4(ip) => ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>(),
+            Ip::V6(ip) => ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(),
+        }
+    }
+
+    /// IP header and payload, as the IP header says.
+    #[inline(always)]
+    pub fn ip_bytes(&self) -> u64 {
+        match self.ip {
+            Ip::V4(ip) => {
+                u64::from(u16::from_be(ip.get::<u16, { offset_of!(Ipv4Hdr, tot_len) }>()))
+            }
+            Ip::V6(ip) => {
+                let payload = ip.get::<u16, { offset_of!(Ipv6Hdr, payload_len) }>();
+                u64::from(u16::from_be(payload)) + Ipv6Hdr::LEN as u64
+            }
+        }
+    }
+
+    /// How the frame of a reply begins: source and destination swapped.
+    #[inline(always)]
+    pub fn reply_frame(&self) -> FrameAddresses {
         let frame = self.ethernet;
-        (
-            mac([
-                frame.get::<u16, SRC>(),
-                frame.get::<u16, { SRC + 2 }>(),
-                frame.get::<u16, { SRC + 4 }>(),
-            ]),
-            mac([
-                frame.get::<u16, DST>(),
-                frame.get::<u16, { DST + 2 }>(),
-                frame.get::<u16, { DST + 4 }>(),
-            ]),
-        )
+        let (destination, source) = (
+            frame.get::<[u16; 3], { offset_of!(EthHdr, dst_addr) }>(),
+            frame.get::<[u16; 3], { offset_of!(EthHdr, src_addr) }>(),
+        );
+        let word = |a: u16, b: u16| {
+            let ([a, b], [c, d]) = (a.to_ne_bytes(), b.to_ne_bytes());
+            u32::from_ne_bytes([a, b, c, d])
+        };
+        FrameAddresses {
+            words: [
+                word(source[0], source[1]),
+                word(source[2], destination[0]),
+                word(destination[1], destination[2]),
+            ],
+        }
     }
 }
 
@@ -108,75 +168,26 @@ fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
         return Err(Reason::Fragment);
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
-    let (transport, ports_be) = transport(packet, EthHdr::LEN + header_len, protocol)?;
-    Ok(Parsed {
-        ethernet,
-        ip: Ip::V4(ip),
-        transport,
-        source: Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, src_addr) }>()),
-        destination: Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>()),
-        source_port_be: ports_be.0,
-        destination_port_be: ports_be.1,
-        hop_limit: ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>(),
-        ip_bytes: u32::from(u16::from_be(ip.get::<u16, { offset_of!(Ipv4Hdr, tot_len) }>())),
-    })
+    let transport = transport(packet, EthHdr::LEN + header_len, protocol)?;
+    Ok(Parsed { ethernet, ip: Ip::V4(ip), transport })
 }
 
 #[inline(always)]
 fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed, Reason> {
-    const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
-    const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
     let ip = packet.header::<{ Ipv6Hdr::LEN }>(EthHdr::LEN).ok_or(Reason::Truncated)?;
     if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
         return Err(Reason::Malformed);
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
-    let (transport, ports_be) = transport(packet, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
-    let payload = u16::from_be(ip.get::<u16, { offset_of!(Ipv6Hdr, payload_len) }>());
-    Ok(Parsed {
-        ethernet,
-        ip: Ip::V6(ip),
-        transport,
-        source: Address {
-            words_be: [
-                ip.get::<u32, SRC>(),
-                ip.get::<u32, { SRC + 4 }>(),
-                ip.get::<u32, { SRC + 8 }>(),
-                ip.get::<u32, { SRC + 12 }>(),
-            ],
-        },
-        destination: Address {
-            words_be: [
-                ip.get::<u32, DST>(),
-                ip.get::<u32, { DST + 4 }>(),
-                ip.get::<u32, { DST + 8 }>(),
-                ip.get::<u32, { DST + 12 }>(),
-            ],
-        },
-        source_port_be: ports_be.0,
-        destination_port_be: ports_be.1,
-        hop_limit: ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(),
-        ip_bytes: u32::from(payload) + Ipv6Hdr::LEN as u32,
-    })
+    let transport = transport(packet, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
+    Ok(Parsed { ethernet, ip: Ip::V6(ip), transport })
 }
 
 #[inline(always)]
-fn transport(
-    packet: &Packet,
-    offset: usize,
-    protocol: u8,
-) -> Result<(Transport, (u16, u16)), Reason> {
+fn transport(packet: &Packet, offset: usize, protocol: u8) -> Result<Transport, Reason> {
     match protocol {
-        PROTO_TCP => {
-            let tcp = packet.header::<{ TcpHdr::LEN }>(offset).ok_or(Reason::Truncated)?;
-            let source = tcp.get::<u16, { offset_of!(TcpHdr, source) }>();
-            Ok((Transport::Tcp(tcp), (source, tcp.get::<u16, { offset_of!(TcpHdr, dest) }>())))
-        }
-        PROTO_UDP => {
-            let udp = packet.header::<{ UdpHdr::LEN }>(offset).ok_or(Reason::Truncated)?;
-            let source = udp.get::<u16, { offset_of!(UdpHdr, src) }>();
-            Ok((Transport::Udp(udp), (source, udp.get::<u16, { offset_of!(UdpHdr, dst) }>())))
-        }
+        PROTO_TCP => packet.header(offset).map(Transport::Tcp).ok_or(Reason::Truncated),
+        PROTO_UDP => packet.header(offset).map(Transport::Udp).ok_or(Reason::Truncated),
         _ => Err(Reason::NotTcpUdp),
     }
 }

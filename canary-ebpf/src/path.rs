@@ -1,18 +1,19 @@
-//! The packet path: parse, pin, split, pick, rewrite, out.
+//! The packet path: parse, pin, (split, pick: see [`crate::open`],) rewrite,
+//! out.
 
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
-    Backend, BackendFlags, Cell, DirectoryKey, EntryKind, FlowFlags, FlowKey, FlowState, Hashed,
-    MAX_SHARING, Reason, Service, ServiceFlags, Timeouts, WeightTable,
+    Backend, BackendFlags, Cell, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
+    ServiceFlags, Timeouts,
 };
 
 use crate::{
     counters, directory,
-    flows::{self, Inserted, NewFlow, Pin, WayBack},
+    flows::{self, Pin},
     maps::{BACKENDS, INTERFACES, SERVICES, hash_keys},
     packet::Packet,
     parse::{Parsed, Transport, parse, segment},
-    pick::{self, NoPick, Pick, pick},
+    pick,
     rewrite::{End, Translation, rewrite},
     tcp::{Event, Tracked},
 };
@@ -28,14 +29,19 @@ pub struct Verdict {
 /// How often a state is read again when two CPUs change it at once.
 const COMMIT_TRIES: usize = 2;
 
+/// Packets of pinned flows, and those that are not ours. `None`: a packet to a
+/// service without a live pin, which is for [`crate::open::open`].
+///
+/// # Errors
+/// The reason for which the packet goes to the host, untouched.
 #[inline(always)]
-pub fn handle(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
+pub fn follow_pin(packet: &Packet, ingress: u32) -> Result<Option<Verdict>, Reason> {
     let parsed = parse(packet)?;
     if let Some((number, service)) = service_of(&parsed) {
         return from_client(&parsed, number, service, ingress);
     }
     if let Some(head) = backend_of(&parsed) {
-        return from_backend(&parsed, head, ingress);
+        return from_backend(&parsed, head, ingress).map(Some);
     }
     Err(Reason::NotOurs)
 }
@@ -45,8 +51,8 @@ pub fn handle(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
 pub fn service_of(parsed: &Parsed) -> Option<(u16, &'static Service)> {
     let key = DirectoryKey::new(
         EntryKind::Service,
-        parsed.destination,
-        parsed.destination_port_be,
+        parsed.destination(),
+        parsed.destination_port_be(),
         parsed.protocol(),
     );
     let number = directory::find(&key)?;
@@ -59,8 +65,8 @@ pub fn service_of(parsed: &Parsed) -> Option<(u16, &'static Service)> {
 fn backend_of(parsed: &Parsed) -> Option<u16> {
     let key = DirectoryKey::new(
         EntryKind::Backend,
-        parsed.source,
-        parsed.source_port_be,
+        parsed.source(),
+        parsed.source_port_be(),
         parsed.protocol(),
     );
     directory::find(&key).map(|number| number as u16)
@@ -69,7 +75,7 @@ fn backend_of(parsed: &Parsed) -> Option<u16> {
 /// A flow as the client's packets name it.
 #[inline(always)]
 pub fn key_of(parsed: &Parsed, service: u16) -> FlowKey {
-    FlowKey { client: parsed.source, client_port_be: parsed.source_port_be, service }
+    FlowKey { client: parsed.source(), client_port_be: parsed.source_port_be(), service }
 }
 
 #[inline(always)]
@@ -78,157 +84,52 @@ fn from_client(
     number: u16,
     service: &'static Service,
     ingress: u32,
-) -> Result<Verdict, Reason> {
-    if parsed.hop_limit <= 1 {
+) -> Result<Option<Verdict>, Reason> {
+    if parsed.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
     let key = key_of(parsed, number);
-    let opening = Opening { parsed, key, hash: key.hash(&hash_keys()), service, ingress };
+    let hash = key.hash(hash_keys());
     let now = flows::now();
-    let Some(mut pin) = flows::find(&key, opening.hash, now) else {
-        return opening.open(None, None, now);
-    };
-    let Some(backend) = pick::backend(pin.backend, number) else {
-        return opening.open(Some(&pin), None, now);
-    };
-    let event = follow(&mut pin, parsed, By::Client, &service.timeouts, now);
-    if let Event::Reopened { same_backend } = event {
-        let kept = same_backend.then_some((pin.backend, backend));
-        return opening.open(Some(&pin), kept, now);
+    if let Some(mut pin) = flows::find(&key, hash, now)
+        && let Some(backend) = pick::backend(pin.backend, number)
+    {
+        let event = follow(&mut pin, parsed, By::Client, &service.timeouts, now);
+        if !matches!(event, Event::Reopened) {
+            return towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
+                .map(Some);
+        }
     }
-    towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
+    Ok(None)
 }
 
 #[inline(always)]
 fn from_backend(parsed: &Parsed, head: u16, ingress: u32) -> Result<Verdict, Reason> {
     let now = flows::now();
     let mut number = head;
-    for _ in 0..MAX_SHARING {
+    // The first record of this address, else the one among those that share
+    // the address which has the pin.
+    for _ in 0..2 {
         let backend = BACKENDS.get(u32::from(number)).ok_or(Reason::Internal)?;
         let key = FlowKey {
-            client: parsed.destination,
-            client_port_be: parsed.destination_port_be,
+            client: parsed.destination(),
+            client_port_be: parsed.destination_port_be(),
             service: backend.service,
         };
-        if let Some(pin) = flows::find(&key, key.hash(&hash_keys()), now)
+        if let Some(pin) = flows::find(&key, key.hash(hash_keys()), now)
             && pin.backend == number
         {
             return towards_client(parsed, pin, backend, now, ingress);
         }
-        number = backend.next_sharing;
+        if number != head || backend.next_sharing == 0 {
+            break;
+        }
+        number = pick::sharer(&key, head, None, now);
         if number == 0 {
             break;
         }
     }
     Err(Reason::NoPin)
-}
-
-/// A packet to a service that no live pin speaks for.
-struct Opening<'a> {
-    parsed: &'a Parsed,
-    key: FlowKey,
-    hash: Hashed,
-    service: &'static Service,
-    ingress: u32,
-}
-
-impl Opening<'_> {
-    /// Decides, pins and forwards. `old` is a record of the same key to be
-    /// replaced, `kept` the backend that the new flow stays on.
-    #[inline(always)]
-    fn open(
-        &self,
-        old: Option<&Pin>,
-        kept: Option<(u16, &'static Backend)>,
-        now: u32,
-    ) -> Result<Verdict, Reason> {
-        let picked = match kept {
-            Some((number, backend)) => self.keep(number, backend),
-            None => pick(self.parsed, &self.key, self.service, now).map_err(|none| match none {
-                NoPick::NoBackend => Reason::NoBackend,
-                NoPick::Collision => Reason::Collision,
-            })?,
-        };
-        if picked.backend.flags & BackendFlags::RESOLVED == 0 {
-            return Err(Reason::Unresolved);
-        }
-        let Some((new, reason)) = self.record(&picked, now) else {
-            return self.forward(picked.backend, picked.cell, Event::None, Reason::Unpinned);
-        };
-        let inserted = match old {
-            Some(pin) => flows::replace(pin, &self.key, self.hash, &new),
-            None => flows::insert(&self.key, self.hash, &new, now),
-        };
-        match inserted {
-            Inserted::Ours => {
-                if let Some(cell) = counters::cell(picked.cell) {
-                    match reason {
-                        Reason::Midstream => cell.midstream += 1,
-                        _ => cell.connections += 1,
-                    }
-                }
-                self.forward(picked.backend, picked.cell, Event::None, reason)
-            }
-            Inserted::Theirs(pin) => {
-                let backend =
-                    pick::backend(pin.backend, self.key.service).ok_or(Reason::Internal)?;
-                self.forward(backend, pin.cell, Event::None, Reason::Pinned)
-            }
-            Inserted::Raced => {
-                self.forward(picked.backend, picked.cell, Event::None, Reason::Unpinned)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn forward(
-        &self,
-        backend: &Backend,
-        cell: u16,
-        event: Event,
-        reason: Reason,
-    ) -> Result<Verdict, Reason> {
-        towards_backend(self.parsed, backend, cell, event, reason, self.ingress)
-    }
-
-    #[inline(always)]
-    fn keep(&self, number: u16, backend: &'static Backend) -> Pick {
-        let parity = WeightTable::unpack(pick::weights(self.service)).parity;
-        Pick { number, backend, cell: backend.cells[usize::from(parity & 1)], slot: 0 }
-    }
-
-    /// The record to make; `None` for a RST of a flow that nobody knows.
-    #[inline(always)]
-    fn record(&self, picked: &Pick, now: u32) -> Option<(NewFlow, Reason)> {
-        let timeouts = &self.service.timeouts;
-        let (state, timeout, flags, client_seq, reason) = match self.parsed.transport {
-            Transport::Udp(_) => {
-                (FlowState::Unanswered, timeouts.unanswered, 0, 0, Reason::NewFlow)
-            }
-            Transport::Tcp(tcp) => {
-                let segment = segment(tcp);
-                if segment.resets() {
-                    return None;
-                }
-                let (flags, reason) = match segment.opens() {
-                    true => (0, Reason::NewFlow),
-                    false => (FlowFlags::MIDSTREAM, Reason::Midstream),
-                };
-                (FlowState::HalfOpen, timeouts.half_open, flags, segment.seq, reason)
-            }
-        };
-        let (client_mac, own_mac) = self.parsed.macs();
-        let new = NewFlow {
-            backend: picked.number,
-            cell: picked.cell,
-            state,
-            flags,
-            deadline: now.wrapping_add(timeout),
-            way_back: WayBack { ifindex: self.ingress, client_mac, own_mac },
-            client_seq,
-        };
-        Some((new, reason))
-    }
 }
 
 enum By {
@@ -283,7 +184,7 @@ fn renewed_timeout(state: FlowState, timeouts: &Timeouts) -> Option<u32> {
 #[inline(always)]
 fn book(event: Event, cell: &mut Cell) {
     match event {
-        Event::None | Event::Reopened { .. } => {}
+        Event::None | Event::Reopened => {}
         Event::SynRetransmit => cell.syn_retransmits += 1,
         Event::Established => cell.established += 1,
         Event::Refused => cell.refused += 1,
@@ -294,7 +195,7 @@ fn book(event: Event, cell: &mut Cell) {
 }
 
 #[inline(always)]
-fn towards_backend(
+pub fn towards_backend(
     parsed: &Parsed,
     backend: &Backend,
     cell: u16,
@@ -308,7 +209,7 @@ fn towards_backend(
     let action = out(backend.ifindex, ingress)?;
     if let Some(cell) = counters::cell(cell) {
         cell.packets_in += 1;
-        cell.bytes_in += u64::from(parsed.ip_bytes);
+        cell.bytes_in += parsed.ip_bytes();
         book(event, cell);
     }
     rewrite(
@@ -319,8 +220,7 @@ fn towards_backend(
             port_be: backend.port_be,
             address_delta: backend.address_delta,
             transport_delta: backend.transport_delta,
-            destination_mac: &backend.next_hop_mac,
-            source_mac: &backend.own_mac,
+            frame: &backend.frame,
         },
     );
     Ok(Verdict { action, reason })
@@ -334,7 +234,7 @@ fn towards_client(
     now: u32,
     ingress: u32,
 ) -> Result<Verdict, Reason> {
-    if parsed.hop_limit <= 1 {
+    if parsed.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
     let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
@@ -343,7 +243,7 @@ fn towards_client(
     let event = follow(&mut pin, parsed, By::Backend, &service.timeouts, now);
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
-        cell.bytes_out += u64::from(parsed.ip_bytes);
+        cell.bytes_out += parsed.ip_bytes();
         book(event, cell);
     }
     rewrite(
@@ -354,8 +254,7 @@ fn towards_client(
             port_be: service.port_be,
             address_delta: !backend.address_delta,
             transport_delta: !backend.transport_delta,
-            destination_mac: &way_back.client_mac,
-            source_mac: &way_back.own_mac,
+            frame: &way_back.frame,
         },
     );
     Ok(Verdict { action, reason: Reason::Reply })

@@ -2,19 +2,18 @@
 //! answer `canary where`.
 
 use canary_common::{
-    Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, MAX_SHARING, Service, ServiceFlags,
-    TABLE_WORD, Track, WeightTable, pick_hash,
+    Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, Hashed, MAX_SHARING, Service,
+    ServiceFlags, TABLE_WORD, Track, WeightTable, pick_hash,
 };
 
 use crate::{
     atomic, directory, flows,
     maps::{BACKENDS, TABLES, hash_keys},
-    parse::Parsed,
 };
 
 /// Slots looked at when the first one's backend cannot be had: it is shared
 /// with another service that already has this client's address and port there.
-const SLOTS_TRIED: u32 = 8;
+const SLOTS_TRIED: u32 = 4;
 
 /// A decision, and what it was made of.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +43,12 @@ pub fn weights(service: &Service) -> u64 {
 
 /// The hash behind split and pick.
 #[inline(always)]
-pub fn hash(service: &Service, parsed: &Parsed) -> canary_common::Hashed {
+pub fn hash(service: &Service, key: &FlowKey) -> Hashed {
     let port_be = match service.flags & ServiceFlags::CLIENT_AFFINITY {
-        0 => parsed.source_port_be,
+        0 => key.client_port_be,
         _ => 0,
     };
-    pick_hash(&service.pick, &parsed.source, port_be)
+    pick_hash(&service.pick, &key.client, port_be)
 }
 
 /// A backend record that is configured, and whose it should be.
@@ -59,16 +58,16 @@ pub fn backend(number: u16, service: u16) -> Option<&'static Backend> {
     (backend.flags & BackendFlags::PRESENT != 0 && backend.service == service).then_some(backend)
 }
 
-/// Split, then Maglev.
+/// Split, then Maglev. `key` is the flow's; its protocol follows from the
+/// service.
 #[inline(always)]
 pub fn pick(
-    parsed: &Parsed,
     key: &FlowKey,
+    hash: Hashed,
     service: &'static Service,
     now: u32,
 ) -> Result<Pick, NoPick> {
     let weights = WeightTable::unpack(weights(service));
-    let hash = hash(service, parsed);
     let track = weights.track_for(hash.for_split()).ok_or(NoPick::NoBackend)?;
     let (table, size) = match track {
         Track::Stable => (weights.tables[0], service.table_size[0]),
@@ -79,7 +78,7 @@ pub fn pick(
     for _ in 0..SLOTS_TRIED {
         let number = slot_of(table, slot).ok_or(NoPick::NoBackend)?;
         let backend = backend(number, key.service).ok_or(NoPick::NoBackend)?;
-        if number != passed_over && !collides(parsed, key, backend, now) {
+        if number != passed_over && !collides(key, backend, service.protocol, now) {
             let cell = backend.cells[usize::from(weights.parity & 1)];
             return Ok(Pick { number, backend, cell, slot });
         }
@@ -110,24 +109,51 @@ fn slot_of(table: u16, slot: u32) -> Option<u16> {
 /// Whether another service has this client's address and port on the same
 /// backend: the replies could not be told apart.
 #[inline(always)]
-fn collides(parsed: &Parsed, key: &FlowKey, backend: &Backend, now: u32) -> bool {
-    let address =
-        DirectoryKey::new(EntryKind::Backend, backend.address, backend.port_be, parsed.protocol());
+fn collides(key: &FlowKey, backend: &Backend, protocol: u8, now: u32) -> bool {
+    let address = DirectoryKey::new(EntryKind::Backend, backend.address, backend.port_be, protocol);
     let Some(head) = directory::find(&address) else { return false };
-    let mut number = head as u16;
+    let alone = BACKENDS.get(head).is_none_or(|first| first.next_sharing == 0);
+    !alone && sharer(key, head as u16, Some(key.service), now) != 0
+}
+
+/// No service has this number.
+const NO_SERVICE: u32 = u32::MAX;
+
+/// Of the backend records that share an address and port, beginning with
+/// `head`: the one that this client's address and port is pinned to, or 0.
+/// The key's service plays no part; `but` is one whose pins do not count.
+#[inline(always)]
+pub fn sharer(key: &FlowKey, head: u16, but: Option<u16>, now: u32) -> u16 {
+    let but = but.map_or(NO_SERVICE, u32::from);
+    canary_sharer(key, u32::from(head), but, now) as u16
+}
+
+/// A function of its own to the verifier, walked once and not once a caller.
+/// It takes what C takes; `key` is never null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn canary_sharer(key: *const FlowKey, head: u32, but: u32, now: u32) -> u32 {
+    if key.is_null() {
+        return 0;
+    }
+    let mut number = head;
     for _ in 0..MAX_SHARING {
-        let Some(other) = BACKENDS.get(u32::from(number)) else { return false };
-        if other.service != key.service {
-            let other_key = FlowKey { service: other.service, ..*key };
-            let pin = flows::find(&other_key, other_key.hash(&hash_keys()), now);
-            if pin.is_some_and(|pin| pin.backend == number) {
-                return true;
+        let Some(backend) = BACKENDS.get(number) else { return 0 };
+        if u32::from(backend.service) != but {
+            // SAFETY: not null, and the caller's reference otherwise.
+            let key = FlowKey { service: backend.service, ..unsafe { *key } };
+            // No `is_some_and`: made branchless it reads the absent pin, which
+            // the verifier refuses.
+            let pinned = flows::find(&key, key.hash(hash_keys()), now)
+                .map_or(0, |pin| u32::from(pin.backend));
+            if pinned == number {
+                return number;
             }
         }
-        number = other.next_sharing;
+        number = u32::from(backend.next_sharing);
         if number == 0 {
-            return false;
+            break;
         }
     }
-    false
+    0
 }

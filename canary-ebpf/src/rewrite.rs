@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use canary_common::{Address, Mac};
+use canary_common::{Address, FrameAddresses};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -36,8 +36,7 @@ pub struct Translation<'a> {
     /// See [`canary_common::Backend`].
     pub address_delta: u16,
     pub transport_delta: u16,
-    pub destination_mac: &'a Mac,
-    pub source_mac: &'a Mac,
+    pub frame: &'a FrameAddresses,
 }
 
 #[inline(always)]
@@ -132,21 +131,8 @@ fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
 
 #[inline(always)]
 fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, to: &Translation<'_>) {
-    const DST: usize = offset_of!(EthHdr, dst_addr);
-    const SRC: usize = offset_of!(EthHdr, src_addr);
-    let words = |mac: &Mac| {
-        [
-            u16::from_ne_bytes([mac[0], mac[1]]),
-            u16::from_ne_bytes([mac[2], mac[3]]),
-            u16::from_ne_bytes([mac[4], mac[5]]),
-        ]
-    };
-    let destination = words(to.destination_mac);
-    let source = words(to.source_mac);
-    ethernet.set::<u16, DST>(destination[0]);
-    ethernet.set::<u16, { DST + 2 }>(destination[1]);
-    ethernet.set::<u16, { DST + 4 }>(destination[2]);
-    ethernet.set::<u16, SRC>(source[0]);
-    ethernet.set::<u16, { SRC + 2 }>(source[1]);
-    ethernet.set::<u16, { SRC + 4 }>(source[2]);
+    let words = &to.frame.words;
+    ethernet.set::<u32, 0>(words[0]);
+    ethernet.set::<u32, 4>(words[1]);
+    ethernet.set::<u32, 8>(words[2]);
 }

@@ -52,10 +52,7 @@ pub enum Event {
     /// A FIN each way.
     Closed,
     /// A new connection from the same client port: not this flow any more.
-    Reopened {
-        /// The old one was not closed: the new one stays where it was.
-        same_backend: bool,
-    },
+    Reopened,
 }
 
 /// The part of a flow that segments change.
@@ -141,8 +138,7 @@ impl Tracked {
         let event = match self.state {
             // The backend settles it with a challenge ACK (RFC 5961, 4.2).
             FlowState::Established => Event::None,
-            FlowState::Closing => Event::Reopened { same_backend: false },
-            _ => Event::Reopened { same_backend: true },
+            _ => Event::Reopened,
         };
         (self, event)
     }

@@ -22,54 +22,51 @@ pub fn answer(packet: &Packet) -> Option<()> {
     let out = packet.header::<LEN>(0)?;
     let asked = parse(packet).ok().and_then(|parsed| Some((parsed, service_of(&parsed)?)));
     // Everything is read from the packet before it is overwritten.
-    let (answer, hop) = match asked {
-        None => (WhereAnswer::default(), None),
+    let answer = match asked {
+        None => WhereAnswer::default(),
         Some((parsed, (number, service))) => {
+            let key = key_of(&parsed, number);
+            let hash = pick::hash(service, &key);
             let mut answer = WhereAnswer {
                 found: 1,
+                split_hash: hash.for_split(),
                 service: u32::from(number),
-                split_hash: pick::hash(service, &parsed).for_split(),
                 weights: pick::weights(service),
                 ..WhereAnswer::default()
             };
-            let key = key_of(&parsed, number);
             let now = flows::now();
-            let pinned = flows::find(&key, key.hash(&hash_keys()), now)
+            let pinned = flows::find(&key, key.hash(hash_keys()), now)
                 .and_then(|pin| Some((pin, pick::backend(pin.backend, number)?)));
-            let backend = match pinned {
-                Some((pin, backend)) => {
+            match pinned {
+                Some((pin, _)) => {
                     answer.pinned = 1;
                     answer.backend = u32::from(pin.backend);
                     answer.state = pin.state() as u32;
                     answer.reason = Reason::Pinned as u32;
-                    Some(backend)
                 }
-                None => match pick(&parsed, &key, service, now) {
+                None => match pick(&key, hash, service, now) {
                     Ok(picked) => {
                         answer.backend = u32::from(picked.number);
                         answer.slot = picked.slot;
                         answer.reason = Reason::NewFlow as u32;
-                        Some(picked.backend)
                     }
                     Err(NoPick::NoBackend) => {
                         answer.reason = Reason::NoBackend as u32;
-                        None
                     }
                     Err(NoPick::Collision) => {
                         answer.reason = Reason::Collision as u32;
-                        None
                     }
                 },
-            };
-            (answer, backend.map(|backend| backend.next_hop_mac))
+            }
+            answer
         }
     };
-    write(out, &answer, hop.unwrap_or_default());
+    write(out, &answer);
     Some(())
 }
 
 #[inline(always)]
-fn write(out: Header<LEN>, answer: &WhereAnswer, hop: canary_common::Mac) {
+fn write(out: Header<LEN>, answer: &WhereAnswer) {
     out.set::<u32, { offset_of!(WhereAnswer, found) }>(answer.found);
     out.set::<u32, { offset_of!(WhereAnswer, service) }>(answer.service);
     out.set::<u32, { offset_of!(WhereAnswer, pinned) }>(answer.pinned);
@@ -79,8 +76,4 @@ fn write(out: Header<LEN>, answer: &WhereAnswer, hop: canary_common::Mac) {
     out.set::<u32, { offset_of!(WhereAnswer, state) }>(answer.state);
     out.set::<u32, { offset_of!(WhereAnswer, reason) }>(answer.reason);
     out.set::<u64, { offset_of!(WhereAnswer, weights) }>(answer.weights);
-    const HOP: usize = offset_of!(WhereAnswer, next_hop_mac);
-    out.set::<u32, HOP>(u32::from_ne_bytes([hop[0], hop[1], hop[2], hop[3]]));
-    out.set::<u16, { HOP + 4 }>(u16::from_ne_bytes([hop[4], hop[5]]));
-    out.set::<u16, { HOP + 6 }>(0);
 }
