@@ -152,7 +152,7 @@ pub struct Timeouts {
 
 /// One service. Two cache lines: the first is what an established flow needs.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// A packed [`WeightTable`]; written with one atomic store.
     pub weights: u64,
@@ -190,7 +190,7 @@ impl BackendFlags {
 
 /// One backend of one service, one cache line.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
     pub address: Address,
     pub port_be: u16,

@@ -1,1 +1,6 @@
-//! Shared by the tests.
+//! Shared by the tests: frames made and checked from scratch, the packet path
+//! under test runs, and a laboratory of network namespaces.
+
+pub mod frame;
+pub mod netns;
+pub mod plane;

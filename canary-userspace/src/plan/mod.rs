@@ -1,12 +1,25 @@
 //! From what is wanted and what is there to the list of writes that makes the
 //! one into the other. Pure: the data plane carries the writes out.
 
+mod checksum;
+mod desired;
+mod diff;
 pub mod directory;
 pub mod ring;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use canary_common::{Backend, DirectoryKey, Service, WeightTable};
+use canary_common::{
+    Address, Backend, DirectoryKey, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Service,
+    WeightTable,
+};
+
+pub use checksum::checksum_deltas;
+pub use desired::{Desired, DesiredService, Hop};
+pub use diff::{Planned, plan};
 
 /// What the maps hold. Read once at start, then kept by the daemon, which is
 /// their only writer.
@@ -15,10 +28,43 @@ pub struct Observed {
     /// Records in use, by number.
     pub services: BTreeMap<u16, Service>,
     pub backends: BTreeMap<u16, Backend>,
+    /// What stands in the Maglev tables that this daemon made: a fingerprint
+    /// by number. A table that is not here is made again.
+    pub tables: BTreeMap<u16, u64>,
+    /// Cells that are not to be given out: current ones, and those that live
+    /// flows were born under.
+    pub cells: BTreeSet<u16>,
+    /// Where the search for free numbers goes on, so that one is reused as
+    /// late as can be.
+    pub cursor: Cursor,
+    /// The directory as last written.
+    pub directory: Vec<(DirectoryKey, u32)>,
+}
+
+/// The last number given out, by kind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    pub service: u16,
+    pub backend: u16,
+    pub table: u16,
+    pub cell: u16,
+}
+
+/// There is no number left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("more than {MAX_SERVICES} services at once")]
+    Services,
+    #[error("more than {MAX_BACKENDS} backends at once")]
+    Backends,
+    #[error("more than {MAX_TABLES} Maglev tables at once")]
+    Tables,
+    #[error("more than {MAX_CELLS} counter cells at once; wait until older flows have ended")]
+    Cells,
 }
 
 /// One change to the maps. Order matters; a list is carried out front to back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// Zero a cell on all CPUs, before a backend's record names it.
     ClearCell { cell: u16 },
@@ -43,4 +89,64 @@ pub enum Write {
     DropService { number: u16 },
     /// The record is free for another backend (`flags` 0).
     DropBackend { number: u16 },
+}
+
+impl Observed {
+    /// The number of a service, by what it listens on.
+    #[must_use]
+    pub fn service_number(&self, listen: SocketAddr, protocol: u8) -> Option<u16> {
+        let (vip, port_be) = (Address::from(listen.ip()), listen.port().to_be());
+        let mut services = self.services.iter();
+        services
+            .find(|(_, s)| s.vip == vip && s.port_be == port_be && s.protocol == protocol)
+            .map(|(number, _)| *number)
+    }
+
+    /// The number of a backend of a service.
+    #[must_use]
+    pub fn backend_number(&self, service: u16, address: SocketAddr) -> Option<u16> {
+        let (ip, port_be) = (Address::from(address.ip()), address.port().to_be());
+        let mut backends = self.backends.iter();
+        backends
+            .find(|(_, b)| b.service == service && b.address == ip && b.port_be == port_be)
+            .map(|(number, _)| *number)
+    }
+
+    pub(crate) fn new_service(&mut self) -> Result<u16, Full> {
+        let taken = |n: u16| self.services.contains_key(&n);
+        let found = next_free(self.cursor.service, 0, MAX_SERVICES, taken).ok_or(Full::Services)?;
+        self.cursor.service = found;
+        Ok(found)
+    }
+
+    pub(crate) fn new_backend(&mut self) -> Result<u16, Full> {
+        let taken = |n: u16| self.backends.contains_key(&n);
+        let found = next_free(self.cursor.backend, 1, MAX_BACKENDS, taken).ok_or(Full::Backends)?;
+        self.cursor.backend = found;
+        Ok(found)
+    }
+
+    pub(crate) fn new_table(&mut self, used: &BTreeSet<u16>) -> Result<u16, Full> {
+        let taken = |n: u16| used.contains(&n) || self.tables.contains_key(&n);
+        let found = next_free(self.cursor.table, 1, MAX_TABLES, taken).ok_or(Full::Tables)?;
+        self.cursor.table = found;
+        Ok(found)
+    }
+
+    pub(crate) fn new_cell(&mut self) -> Result<u16, Full> {
+        let taken = |n: u16| self.cells.contains(&n);
+        let found = next_free(self.cursor.cell, 1, MAX_CELLS, taken).ok_or(Full::Cells)?;
+        self.cursor.cell = found;
+        self.cells.insert(found);
+        Ok(found)
+    }
+}
+
+/// The next number after `last` in `first..end`, going round.
+fn next_free(last: u16, first: u32, end: u32, taken: impl Fn(u16) -> bool) -> Option<u16> {
+    let range = end - first;
+    (1..=range)
+        .map(|step| first + (u32::from(last).saturating_sub(first) + step) % range)
+        .map(|number| number as u16)
+        .find(|&number| !taken(number))
 }

@@ -1,0 +1,83 @@
+//! What the maps should hold: the configuration, and what was said and found
+//! since.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use canary_common::{FrameAddresses, Split, Timeouts, Track};
+
+use crate::config;
+
+/// Where packets to a backend go next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub ifindex: u32,
+    pub frame: FrameAddresses,
+}
+
+/// A service as it should be.
+#[derive(Clone, Debug)]
+pub struct DesiredService {
+    pub config: config::Service,
+    pub split: Split,
+    /// Backends that take no new flows.
+    pub drained: BTreeSet<SocketAddr>,
+}
+
+/// Everything the plan is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    pub services: Vec<DesiredService>,
+    /// By backend address; who is missing is unresolved.
+    pub hops: BTreeMap<IpAddr, Hop>,
+    /// The kernel's HZ.
+    pub jiffies_per_second: u32,
+}
+
+impl DesiredService {
+    /// A track's backends as configured.
+    #[must_use]
+    pub fn track(&self, track: Track) -> &[config::Backend] {
+        match track {
+            Track::Stable => &self.config.stable,
+            Track::Canary => &self.config.canary,
+        }
+    }
+
+    /// All backends with their track.
+    pub fn backends(&self) -> impl Iterator<Item = (Track, &config::Backend)> {
+        Track::ALL.into_iter().flat_map(|track| self.track(track).iter().map(move |b| (track, b)))
+    }
+
+    /// Whether a backend takes new flows.
+    #[must_use]
+    pub fn is_usable(&self, backend: &config::Backend) -> bool {
+        backend.weight > 0 && !self.drained.contains(&backend.address)
+    }
+
+    /// Whether a track takes new flows.
+    #[must_use]
+    pub fn has_usable(&self, track: Track) -> bool {
+        self.track(track).iter().any(|backend| self.is_usable(backend))
+    }
+
+    /// The service's timeouts in jiffies.
+    #[must_use]
+    pub fn timeouts(&self, jiffies_per_second: u32) -> Timeouts {
+        let jiffies = |duration: std::time::Duration| {
+            let jiffies = duration.as_millis() * u128::from(jiffies_per_second) / 1000;
+            // Deadlines are compared as signed 32-bit differences.
+            u32::try_from(jiffies).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32)
+        };
+        let timeouts = &self.config.timeouts;
+        Timeouts {
+            half_open: jiffies(timeouts.half_open),
+            established: jiffies(timeouts.established),
+            closing: jiffies(timeouts.closing),
+            unanswered: jiffies(timeouts.unanswered),
+            answered: jiffies(timeouts.answered),
+        }
+    }
+}

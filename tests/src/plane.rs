@@ -1,0 +1,232 @@
+//! The packet path under `BPF_PROG_TEST_RUN`: the real program in the real
+//! kernel, its maps filled as the daemon fills them.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+use canary::{
+    dataplane::{Dataplane, OpenOptions},
+    plan::{Write, checksum_deltas, ring},
+};
+use canary_common::{
+    Address, Backend, BackendFlags, Cell, DirectoryKey, EntryKind, FrameAddresses, HashKeys,
+    Reason, Service, ServiceFlags, SharedCell, Split, Timeouts, Track, WeightTable,
+};
+
+/// XDP actions.
+pub const PASS: u32 = 2;
+pub const TX: u32 = 3;
+pub const REDIRECT: u32 = 4;
+
+/// The interface that test runs come in by: loopback.
+pub const INGRESS: u32 = 1;
+
+/// How the frames towards every backend begin.
+pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
+
+/// Slots of the tests' tables.
+pub const TABLE_SIZE: u32 = 1009;
+
+/// Short enough to wait for, in jiffies at 250 a second.
+pub const TIMEOUTS: Timeouts =
+    Timeouts { half_open: 100, established: 400, closing: 100, unanswered: 100, answered: 250 };
+
+/// The data plane with nothing in it.
+#[derive(Debug)]
+pub struct Plane {
+    pub inner: Option<Dataplane>,
+    bpffs: PathBuf,
+    entries: Vec<(DirectoryKey, u32)>,
+    next_table: u16,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub action: u32,
+    pub bytes: Vec<u8>,
+    /// The one counter of reasons that moved.
+    pub reason: Reason,
+}
+
+/// A backend to be.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBackend {
+    pub number: u16,
+    pub service: u16,
+    pub track: Track,
+    pub vip: SocketAddr,
+    pub address: SocketAddr,
+    pub udp: bool,
+    pub ifindex: u32,
+    pub resolved: bool,
+    /// Of an earlier backend with the same address; this one is put behind it.
+    pub shares_with: Option<u16>,
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+impl Plane {
+    /// Loads the program with room for so many flows.
+    ///
+    /// # Errors
+    /// Without root, or where the kernel refuses.
+    pub fn new(flows: u32) -> Result<Self> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
+        let options = OpenOptions { bpffs: bpffs.clone(), flows, log: false };
+        let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
+        Ok(Self { inner: Some(inner), bpffs, entries: Vec::new(), next_table: 1 })
+    }
+
+    /// # Panics
+    /// After the plane was taken apart.
+    pub fn get(&mut self) -> &mut Dataplane {
+        self.inner.as_mut().expect("the plane is open")
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<()> {
+        Ok(self.get().apply(writes)?)
+    }
+
+    /// A service that nothing is behind yet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn service(&mut self, number: u16, vip: SocketAddr, udp: bool, flags: u16) -> Result<()> {
+        let protocol = protocol(udp);
+        let address = Address::from(vip.ip());
+        let record = Service {
+            vip: address,
+            port_be: vip.port().to_be(),
+            protocol,
+            flags: ServiceFlags::PRESENT | flags,
+            timeouts: TIMEOUTS,
+            pick: HashKeys::from_seed(u64::from(number)),
+            table_size: [TABLE_SIZE; 2],
+            ..Service::default()
+        };
+        let key = DirectoryKey::new(EntryKind::Service, address, vip.port().to_be(), protocol);
+        self.entries.retain(|(entry, _)| *entry != key);
+        self.entries.push((key, u32::from(number)));
+        let entries = self.entries.clone();
+        self.apply(&[Write::Service { number, record }, Write::Directory { entries }])
+    }
+
+    /// A backend; its cells are twice its number and the next.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn backend(&mut self, new: &NewBackend) -> Result<()> {
+        let (address_delta, transport_delta) = checksum_deltas(new.vip, new.address);
+        let mut flags = BackendFlags::PRESENT;
+        if new.resolved {
+            flags |= BackendFlags::RESOLVED;
+        }
+        if new.track == Track::Canary {
+            flags |= BackendFlags::CANARY;
+        }
+        let address = Address::from(new.address.ip());
+        let port_be = new.address.port().to_be();
+        let record = Backend {
+            address,
+            port_be,
+            flags,
+            ifindex: new.ifindex,
+            frame: FrameAddresses::new(BACKEND_MAC, OWN_MAC),
+            service: new.service,
+            next_sharing: new.shares_with.unwrap_or(0),
+            cells: [2 * new.number, 2 * new.number + 1],
+            address_delta,
+            transport_delta,
+            ..Backend::default()
+        };
+        let key = DirectoryKey::new(EntryKind::Backend, address, port_be, protocol(new.udp));
+        self.entries.retain(|(entry, _)| *entry != key);
+        self.entries.push((key, u32::from(new.number)));
+        let entries = self.entries.clone();
+        self.apply(&[
+            Write::ClearCell { cell: 2 * new.number },
+            Write::ClearCell { cell: 2 * new.number + 1 },
+            Write::Backend { number: new.number, record },
+            Write::Directory { entries },
+        ])
+    }
+
+    /// Sets split and tables; each backend has the same weight.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn weights(
+        &mut self,
+        service: u16,
+        split: f64,
+        stable: &[u16],
+        canary: &[u16],
+    ) -> Result<()> {
+        let mut tables = [0; 2];
+        let mut writes = Vec::new();
+        for (table, backends) in tables.iter_mut().zip([stable, canary]) {
+            let ring: Vec<_> = backends
+                .iter()
+                .map(|&number| ring::RingBackend {
+                    number,
+                    name: number.to_string().into(),
+                    weight: 1,
+                })
+                .collect();
+            if let Some(slots) = ring::build(&ring, TABLE_SIZE, 7) {
+                *table = self.next_table;
+                self.next_table += 1;
+                writes.push(Write::Table { number: *table, slots });
+            }
+        }
+        let split = Split::from_fraction(split).context("a fraction of 1")?;
+        writes.push(Write::Weights { service, weights: WeightTable { split, tables, parity: 0 } });
+        self.apply(&writes)
+    }
+
+    /// One packet through the program.
+    ///
+    /// # Errors
+    /// The kernel's, or where not exactly one reason was counted.
+    pub fn run(&mut self, frame: &[u8]) -> Result<Ran> {
+        let before = self.get().verdicts()?;
+        let mut bytes = vec![0; frame.len() + 64];
+        let program = self.get().program();
+        let (action, len) = self.get().test_run(program, frame, &mut bytes)?;
+        bytes.truncate(len);
+        let after = self.get().verdicts()?;
+        let moved: Vec<_> = Reason::ALL
+            .iter()
+            .filter(|&&reason| after[reason as usize] == before[reason as usize] + 1)
+            .collect();
+        let [reason] = moved[..] else { anyhow::bail!("reasons counted: {moved:?}") };
+        Ok(Ran { action, bytes, reason: *reason })
+    }
+
+    /// Counters of a backend's current cell.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counters(&mut self, backend: u16) -> Result<(Cell, SharedCell)> {
+        Ok(self.get().cell(2 * backend)?)
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.inner = None;
+        // A failure shows in the residue check.
+        let _ = canary::dataplane::remove_pins(&self.bpffs);
+    }
+}
+
+const fn protocol(udp: bool) -> u8 {
+    if udp { canary_common::PROTO_UDP } else { canary_common::PROTO_TCP }
+}
