@@ -5,5 +5,6 @@ pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod metrics;
+pub mod netlink;
 pub mod plan;
 pub mod stats;
