@@ -1,0 +1,141 @@
+//! The command line's side of the API: one request, blocking.
+
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::types::ApiError;
+
+/// Longer than the daemon may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What went wrong between here and the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no canary daemon answers on {}; start it with `canary run --config FILE`, or name its socket with --socket",
+        .0.display()
+    )]
+    NoDaemon(PathBuf),
+    #[error("{} may only be used by root and its group; try again with sudo", .0.display())]
+    Permission(PathBuf),
+    /// The daemon's own words.
+    #[error("{0}")]
+    Refused(String),
+    #[error("talking to the daemon on {}: {what}", path.display())]
+    Broken { path: PathBuf, what: String },
+}
+
+/// A daemon's socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the daemon's refusal.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call::<(), T>(Method::GET, path, None)
+    }
+
+    /// Changes something.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the daemon's refusal.
+    pub fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PUT, path, Some(body))
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the daemon's refusal.
+    pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call::<(), T>(Method::POST, path, None)
+    }
+
+    fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| self.broken(error))?;
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| self.broken(error))?,
+            None => Vec::new(),
+        };
+        let (status, bytes) = runtime.block_on(async {
+            tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
+                .await
+                .unwrap_or_else(|_| Err(self.broken("no answer in time")))
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| self.broken(error));
+        }
+        let said = serde_json::from_slice::<ApiError>(&bytes);
+        Err(said
+            .map_or_else(|_| self.broken(status), |refusal| ClientError::Refused(refusal.error)))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(error))?;
+        // Its errors show in the request's own.
+        tokio::spawn(async move { connection.await.ok() });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "canary")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.broken(error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let status = response.status();
+        let collected = response.into_body().collect().await;
+        Ok((status, collected.map_err(|error| self.broken(error))?.to_bytes()))
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> ClientError {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon(self.socket.clone())
+            }
+            ErrorKind::PermissionDenied => ClientError::Permission(self.socket.clone()),
+            _ => self.broken(error),
+        }
+    }
+
+    fn broken(&self, what: impl std::fmt::Display) -> ClientError {
+        ClientError::Broken { path: self.socket.clone(), what: what.to_string() }
+    }
+}
