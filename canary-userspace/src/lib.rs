@@ -1,9 +1,12 @@
 //! The user-space side of canary. ARCHITECTURE.md has the map.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod daemon;
 pub mod dataplane;
+pub mod logging;
 pub mod metrics;
 pub mod netlink;
 pub mod plan;

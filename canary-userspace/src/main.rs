@@ -1,1 +1,5 @@
-fn main() {}
+//! The `canary` binary: see [`canary::cli`].
+
+fn main() -> std::process::ExitCode {
+    canary::cli::main()
+}

@@ -204,6 +204,11 @@ fn buckets_for(flows: u32) -> u32 {
     (flows.saturating_mul(WAYS_PER_FLOW) / WAYS as u32).next_power_of_two().max(2)
 }
 
+/// The inverse: flows that so many buckets have room for.
+pub(super) const fn flows_of(buckets: u32) -> u64 {
+    buckets as u64 * WAYS as u64 / WAYS_PER_FLOW as u64
+}
+
 fn overflow_for(buckets: u32) -> u32 {
     (buckets * WAYS as u32 / WAYS_PER_FLOW / OVERFLOW_SHARE).max(1024)
 }

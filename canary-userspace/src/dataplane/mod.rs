@@ -249,6 +249,11 @@ impl Dataplane {
         u32::try_from(jiffies).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2)
     }
 
+    /// Flows that the table was made for.
+    pub fn capacity(&self) -> u64 {
+        load::flows_of(self.flow_table.buckets())
+    }
+
     /// Records in the overflow map.
     pub fn overflow_len(&self) -> u64 {
         self.flow_table.overflow_len()

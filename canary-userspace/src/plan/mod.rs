@@ -19,6 +19,7 @@ use canary_common::{
 
 pub use checksum::checksum_deltas;
 pub use desired::{Desired, DesiredService, Hop};
+pub(crate) use diff::protocol_number;
 pub use diff::{Planned, plan};
 
 /// What the maps hold. Read once at start, then kept by the daemon, which is

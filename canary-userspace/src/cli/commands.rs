@@ -1,0 +1,244 @@
+//! What each command does.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stdout},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{Failure, parse_split, show};
+use crate::{
+    api::{
+        client::{Client, ClientError},
+        parse_client,
+        types::{DrainStatus, Flows, Reloaded, SetDrain, SetWeight, Status, Weight, Where},
+    },
+    config::{self, LoadError},
+    dataplane,
+};
+
+/// Between two looks at a drain.
+const POLL: Duration = Duration::from_millis(500);
+/// Where there is no terminal to draw on, a line this often.
+const PLAIN_PROGRESS: Duration = Duration::from_secs(5);
+/// Clears the screen and goes home.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Which flows to show.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) track: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) limit: usize,
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    print(&format!("{text}\n"))
+}
+
+/// A part of a path or query, percent-encoded (RFC 3986, 2.1).
+fn encode(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+pub(super) fn check(file: &Path, json: bool) -> Result<(), Failure> {
+    let checked = config::load(file);
+    if json {
+        return match checked {
+            Ok(_) => print_json(&serde_json::json!({ "mistakes": [] })),
+            Err(LoadError::Mistakes(mistakes)) => {
+                print_json(&mistakes)?;
+                Err(LoadError::Mistakes(mistakes).into())
+            }
+            Err(other) => Err(other.into()),
+        };
+    }
+    let config = checked?;
+    let services = config.services.len();
+    let plural = if services == 1 { "" } else { "s" };
+    print(&format!("{}: fine ({services} service{plural})\n", file.display()))
+}
+
+pub(super) fn status(
+    client: &Client,
+    service: Option<&str>,
+    watch: Option<Duration>,
+    json: bool,
+) -> Result<(), Failure> {
+    let path = match service {
+        Some(service) => format!("/v1/status?service={}", encode(service)),
+        None => "/v1/status".to_owned(),
+    };
+    loop {
+        let status: Status = client.get(&path)?;
+        if json {
+            return print_json(&status);
+        }
+        let text = show::status(&status, show::colours());
+        let Some(interval) = watch else { return print(&text) };
+        let clear = if stdout().is_terminal() { CLEAR } else { "" };
+        print(&format!("{clear}{text}"))?;
+        std::thread::sleep(interval);
+    }
+}
+
+pub(super) fn weight(
+    client: &Client,
+    service: &str,
+    percent: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
+    let path = format!("/v1/services/{}/weight", encode(service));
+    let answer: Weight = match percent {
+        None => client.get(&path)?,
+        Some(percent) => {
+            let split = parse_split(percent).map_err(Failure::Usage)?.fraction();
+            client.put(&path, &SetWeight { split })?
+        }
+    };
+    if json {
+        return print_json(&answer);
+    }
+    print(&format!("{}: canary {}\n", answer.service, show::percent(answer.split)))
+}
+
+pub(super) fn drain(
+    client: &Client,
+    service: &str,
+    target: &str,
+    wait: Option<Duration>,
+    undo: bool,
+) -> Result<(), Failure> {
+    let path = format!("/v1/services/{}/drain", encode(service));
+    let body = SetDrain { target: target.to_owned(), drain: !undo };
+    let started: DrainStatus = client.put(&path, &body)?;
+    if undo {
+        return print(&format!("{service}: {target} takes new connections again\n"));
+    }
+    let Some(timeout) = wait else {
+        return print(&format!(
+            "{service}: {target} takes no new connections; {} left\n",
+            started.active
+        ));
+    };
+    let path = format!("{path}?target={}", encode(target));
+    wait_for_drain(client, &path, started, timeout)?;
+    print(&format!("{service}: {target} is drained\n"))
+}
+
+fn wait_for_drain(
+    client: &Client,
+    path: &str,
+    mut status: DrainStatus,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut most = status.active;
+    let bar = ProgressBar::new(most);
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} ended ({elapsed})");
+    bar.set_style(style.map_err(anyhow::Error::from)?);
+    bar.set_message(format!("draining {}", status.target));
+    let mut said = begun;
+    while status.active > 0 {
+        if begun.elapsed() >= timeout {
+            bar.abandon();
+            return Err(Failure::TimedOut(format!(
+                "{} connections are left on {} after {}; they go on, and so does the drain",
+                status.active,
+                status.target,
+                humantime::format_duration(timeout)
+            )));
+        }
+        most = most.max(status.active);
+        bar.set_length(most);
+        bar.set_position(most - status.active);
+        if bar.is_hidden() && said.elapsed() >= PLAIN_PROGRESS {
+            eprintln!("draining {}: {} left", status.target, status.active);
+            said = Instant::now();
+        }
+        std::thread::sleep(POLL.min(timeout));
+        status = client.get(path)?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+pub(super) fn where_to(
+    client: &Client,
+    service: &str,
+    who: &str,
+    json: bool,
+) -> Result<(), Failure> {
+    parse_client(who).map_err(Failure::Usage)?;
+    let path = format!("/v1/services/{}/where?client={}", encode(service), encode(who));
+    let answer: Where = client.get(&path)?;
+    if json {
+        return print_json(&answer);
+    }
+    let nowhere = || "nowhere".to_owned();
+    print(&format!(
+        "{} → {} ({})\n  {}\n",
+        answer.client,
+        answer.backend.clone().unwrap_or_else(nowhere),
+        answer.track.clone().unwrap_or_else(nowhere),
+        answer.why
+    ))
+}
+
+pub(super) fn flows(
+    client: &Client,
+    service: &str,
+    filter: &Filter,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut path = format!("/v1/services/{}/flows?limit={}", encode(service), filter.limit);
+    for (name, value) in [("track", &filter.track), ("backend", &filter.backend)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", encode(value)));
+        }
+    }
+    let flows: Flows = client.get(&path)?;
+    if json { print_json(&flows) } else { print(&show::flows(&flows)) }
+}
+
+pub(super) fn reload(client: &Client) -> Result<(), Failure> {
+    let reloaded: Reloaded = client.post("/v1/reload")?;
+    if reloaded.changes.is_empty() {
+        return print("reloaded: nothing changed\n");
+    }
+    print(&format!("reloaded:\n  {}\n", reloaded.changes.join("\n  ")))
+}
+
+pub(super) fn detach(client: &Client, bpffs: &Path) -> Result<(), Failure> {
+    let removed: Vec<String> = match client.post("/v1/detach") {
+        Ok(removed) => removed,
+        Err(ClientError::NoDaemon(_)) => {
+            dataplane::remove_pins(bpffs).map_err(anyhow::Error::from)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if removed.is_empty() {
+        return print("nothing was attached\n");
+    }
+    let links = removed.iter().filter(|name| name.starts_with("link_")).count();
+    print(&format!("detached from {links} interface(s), {} maps removed\n", removed.len() - links))
+}

@@ -1,0 +1,239 @@
+//! The command line.
+
+mod commands;
+mod percent;
+mod show;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use percent::parse_split;
+
+use crate::{
+    api::client::{Client, ClientError},
+    config,
+};
+
+const DEFAULT_CONFIG: &str = "/etc/canary/canary.toml";
+const DEFAULT_SOCKET: &str = "/run/canary/canary.sock";
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/canary";
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 refused or failed, 2 wrong usage, \
+3 the configuration has mistakes, 4 no daemon answers, 5 timed out.";
+
+/// Splits new connections between a stable and a canary version, in XDP.
+#[derive(Debug, Parser)]
+#[command(name = "canary", version, after_help = EXIT_CODES)]
+struct Cli {
+    /// The daemon's socket
+    #[arg(long, global = true, env = "CANARY_SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run {
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        /// error, warn, info, debug or trace; goes before RUST_LOG
+        #[arg(long)]
+        log_level: Option<String>,
+    },
+    /// Name every mistake of a configuration file
+    Check {
+        #[arg(default_value = DEFAULT_CONFIG)]
+        file: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// What runs where, and how it fares
+    Status {
+        service: Option<String>,
+        /// Show it again and again until interrupted
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// Time between two looks of --watch
+        #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+        interval: Duration,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show or set the canary's share of new connections
+    Weight {
+        service: String,
+        /// "5%", "0.1%", or 5 for 5 %
+        percent: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// No new connections to a backend or track; those that exist finish
+    Drain {
+        service: String,
+        /// stable, canary, or a backend's address and port
+        target: String,
+        /// Wait until no connection is left
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after this time
+        #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+        /// Take it back into use
+        #[arg(long, conflicts_with = "wait")]
+        undo: bool,
+    },
+    /// Which track and backend this client gets, and why
+    Where {
+        service: String,
+        /// ADDRESS or ADDRESS:PORT
+        client: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Live flows
+    Flows {
+        service: String,
+        /// stable or canary
+        #[arg(long)]
+        track: Option<String>,
+        /// A backend's address and port
+        #[arg(long)]
+        backend: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read the configuration again: all of it is taken, or nothing
+    Reload,
+    /// Take the program off all interfaces and remove its maps: live
+    /// connections through this host are cut
+    Detach {
+        /// Where the maps are pinned, for when no daemon runs
+        #[arg(long, default_value = DEFAULT_BPFFS)]
+        bpffs: PathBuf,
+    },
+    /// Print a completion script
+    Completions { shell: clap_complete::Shell },
+}
+
+/// How a command failed; each has its exit code.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    #[error("{0}")]
+    Config(#[from] config::LoadError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    TimedOut(String),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+    /// Whoever read the output has seen enough.
+    #[error("the output was closed")]
+    OutputClosed,
+}
+
+impl Failure {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Client(ClientError::NoDaemon(_)) => 4,
+            Self::Client(_) | Self::Other(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Config(_) => 3,
+            Self::TimedOut(_) => 5,
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Other(error.into()),
+        }
+    }
+}
+
+/// Runs what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::OutputClosed) {
+                eprintln!("canary: {failure}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let client = Client::new(&cli.socket);
+    match cli.command {
+        Command::Run { config, log_level } => {
+            match crate::daemon::run(&config, log_level.as_deref()) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(match error.downcast::<config::LoadError>() {
+                    Ok(mistakes) => mistakes.into(),
+                    Err(error) => error.into(),
+                }),
+            }
+        }
+        Command::Check { file, json } => commands::check(&file, json),
+        Command::Status { service, watch, interval, json } => {
+            commands::status(&client, service.as_deref(), watch.then_some(interval), json)
+        }
+        Command::Weight { service, percent, json } => {
+            commands::weight(&client, &service, percent.as_deref(), json)
+        }
+        Command::Drain { service, target, wait, timeout, undo } => {
+            let wait = wait.then_some(timeout);
+            commands::drain(&client, &service, &target, wait, undo)
+        }
+        Command::Where { service, client: who, json } => {
+            commands::where_to(&client, &service, &who, json)
+        }
+        Command::Flows { service, track, backend, limit, json } => {
+            let filter = commands::Filter { track, backend, limit };
+            commands::flows(&client, &service, &filter, json)
+        }
+        Command::Reload => commands::reload(&client),
+        Command::Detach { bpffs } => commands::detach(&client, &bpffs),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn completions_name_every_command() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);
+            let script = String::from_utf8(script).expect("a script is text");
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{}", command.get_name());
+            }
+        }
+    }
+}

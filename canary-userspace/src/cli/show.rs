@@ -1,0 +1,213 @@
+//! Output for people.
+
+use std::io::IsTerminal as _;
+
+use crate::api::types::{BackendStatus, Flows, ServiceStatus, Status};
+
+/// Whether to colour: on a terminal, unless NO_COLOR says not to.
+pub(super) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// A fraction as a percentage, without noise: "5 %", "0.1 %".
+pub(super) fn percent(fraction: f64) -> String {
+    let text = format!("{:.4}", fraction * 100.0);
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text} %")
+}
+
+fn paint(text: &str, code: &str, colours: bool) -> String {
+    if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Bytes with a binary prefix.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Columns as wide as their widest cell; the first three to the left.
+fn table(rows: &[Vec<String>]) -> String {
+    const LEFT: usize = 3;
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let cell = match column < LEFT {
+                true => format!("  {cell:<width$}"),
+                false => format!("  {cell:>width$}"),
+            };
+            line.push_str(&cell);
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+pub(super) fn status(status: &Status, colours: bool) -> String {
+    let mut text = String::new();
+    for service in &status.services {
+        text.push_str(&headline(service, colours));
+        text.push_str(&backends(service));
+        text.push('\n');
+    }
+    let attached: Vec<_> = status
+        .data_plane
+        .attached
+        .iter()
+        .map(|attached| format!("{} ({})", attached.interface, attached.mode))
+        .collect();
+    let flows = &status.data_plane.flows;
+    text.push_str(&format!(
+        "on {}; {} live flows, {} of them in overflow, room for {}\n",
+        attached.join(", "),
+        flows.active,
+        flows.overflow,
+        flows.capacity
+    ));
+    for warning in &status.warnings {
+        text.push_str(&paint(&format!("! {warning}\n"), "33", colours));
+    }
+    text
+}
+
+fn headline(service: &ServiceStatus, colours: bool) -> String {
+    let actual = match service.split.actual {
+        Some(actual) => percent(actual),
+        None => "no connection yet".to_owned(),
+    };
+    let phase = match service.rollout.phase.as_str() {
+        "rolling-back" | "degraded" => paint(&service.rollout.phase, "31;1", colours),
+        phase => phase.to_owned(),
+    };
+    format!(
+        "{}  {}/{}   canary {} (actual {actual})   {phase}: {}\n",
+        paint(&service.name, "1", colours),
+        service.listen,
+        service.protocol,
+        percent(service.split.configured),
+        service.rollout.reason
+    )
+}
+
+fn backends(service: &ServiceStatus) -> String {
+    let head = [
+        "track", "backend", "state", "weight", "conns", "active", "refused", "reset-b", "reset-c",
+        "timeout", "syn-rtx", "in", "out",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for track in &service.tracks {
+        rows.extend(track.backends.iter().map(|backend| row(&track.name, backend)));
+    }
+    table(&rows)
+}
+
+fn row(track: &str, backend: &BackendStatus) -> Vec<String> {
+    let counters = &backend.counters;
+    let mut row = vec![track.to_owned(), backend.address.clone(), backend.state.clone()];
+    row.push(backend.weight.to_string());
+    row.extend(
+        [
+            counters.connections,
+            counters.active,
+            counters.refused,
+            counters.resets_backend,
+            counters.resets_client,
+            counters.handshake_timeouts,
+            counters.syn_retransmits,
+        ]
+        .map(|count| count.to_string()),
+    );
+    row.extend([counters.bytes_in, counters.bytes_out].map(bytes));
+    row
+}
+
+pub(super) fn flows(flows: &Flows) -> String {
+    let head = ["client", "backend", "track", "state", "expires in"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for flow in &flows.flows {
+        let state =
+            if flow.midstream { format!("{} (midstream)", flow.state) } else { flow.state.clone() };
+        rows.push(vec![
+            flow.client.clone(),
+            flow.backend.clone(),
+            flow.track.clone(),
+            state,
+            format!("{:.0} s", flow.expires_in),
+        ]);
+    }
+    let shown = flows.flows.len() as u64;
+    let rest = match flows.total.saturating_sub(shown) {
+        0 => String::new(),
+        rest => format!("… and {rest} more (--limit)\n"),
+    };
+    format!("{}{rest}", table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::{Counters, TrackStatus};
+
+    #[test]
+    fn percentages_carry_no_noise() {
+        for (fraction, text) in [(0.0, "0 %"), (0.05, "5 %"), (0.001, "0.1 %"), (1.0, "100 %")] {
+            assert_eq!(percent(fraction), text);
+        }
+    }
+
+    #[test]
+    fn bytes_are_readable() {
+        for (count, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB")]
+        {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn a_service_at_a_glance() {
+        let backend = BackendStatus {
+            address: "10.0.0.21:8080".to_owned(),
+            state: "active".to_owned(),
+            weight: 1,
+            counters: Counters { connections: 4412, active: 37, refused: 1, ..Counters::default() },
+        };
+        let mut service = ServiceStatus {
+            name: "web".to_owned(),
+            listen: "203.0.113.10:80".to_owned(),
+            protocol: "tcp".to_owned(),
+            tracks: vec![TrackStatus { name: "canary".to_owned(), backends: vec![backend] }],
+            ..ServiceStatus::default()
+        };
+        service.split.configured = 0.05;
+        service.split.actual = Some(0.0502);
+        service.rollout.phase = "idle".to_owned();
+        service.rollout.reason = "the split is set by hand".to_owned();
+        let shown = status(&Status { services: vec![service], ..Status::default() }, false);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(
+            lines[0],
+            "web  203.0.113.10:80/tcp   canary 5 % (actual 5.02 %)   idle: the split is set by hand"
+        );
+        assert_eq!(
+            lines[1],
+            "  track   backend         state   weight  conns  active  refused  reset-b  reset-c  timeout  syn-rtx   in  out"
+        );
+        assert_eq!(
+            lines[2],
+            "  canary  10.0.0.21:8080  active       1   4412      37        1        0        0        0        0  0 B  0 B"
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! A new configuration: all of it, or nothing.
+
+use canary_common::Split;
+
+use super::state::{Daemon, Runtime};
+use crate::{
+    api::{request::Refusal, types::Reloaded},
+    config::{self, Config},
+};
+
+impl Daemon {
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// The file's mistakes, or what of it needs a restart; nothing has changed.
+    pub(super) async fn reload(&mut self) -> Result<Reloaded, Refusal> {
+        let outcome = self.try_reload().await;
+        match &outcome {
+            Ok(reloaded) if reloaded.changes.is_empty() => tracing::info!("reload: no change"),
+            Ok(reloaded) => tracing::info!("reloaded: {}", reloaded.changes.join("; ")),
+            Err(refusal) => tracing::error!("reload refused: {}", refusal.message),
+        }
+        outcome
+    }
+
+    async fn try_reload(&mut self) -> Result<Reloaded, Refusal> {
+        let new = config::load(&self.path).map_err(|e| Refusal::bad_request(e.to_string()))?;
+        needs_restart(&self.config, &new)?;
+        let changes = changes(&self.config, &new);
+        let added: Vec<_> = new
+            .interfaces
+            .iter()
+            .filter(|i| !self.config.interfaces.contains(i))
+            .cloned()
+            .collect();
+        self.attach_all(&added)?;
+        let old = std::mem::replace(&mut self.config, new);
+        let runtime = self.runtime.clone();
+        self.follow(&old);
+        // Backends that are new have no next hop yet.
+        self.resolve_again().await;
+        if let Err(error) = self.apply() {
+            self.config = old;
+            self.runtime = runtime;
+            self.detach_all(&added);
+            return Err(Refusal::internal(format!("{error:#}; nothing was changed")));
+        }
+        let removed: Vec<_> = old
+            .interfaces
+            .iter()
+            .filter(|i| !self.config.interfaces.contains(i))
+            .cloned()
+            .collect();
+        self.detach_all(&removed);
+        self.save();
+        Ok(Reloaded { changes })
+    }
+
+    fn attach_all(&mut self, interfaces: &[String]) -> Result<(), Refusal> {
+        for (done, interface) in interfaces.iter().enumerate() {
+            if let Err(error) = self.attach(interface) {
+                self.detach_all(&interfaces[..done]);
+                return Err(Refusal::conflict(format!("{error}; nothing was changed")));
+            }
+        }
+        Ok(())
+    }
+
+    fn detach_all(&mut self, interfaces: &[String]) {
+        for interface in interfaces {
+            let detached = self.plane().and_then(|plane| plane.detach(interface));
+            match detached {
+                Ok(()) => tracing::info!("detached from {interface}"),
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+    }
+
+    /// Splits and drains follow the new file only where it says something new.
+    fn follow(&mut self, old: &Config) {
+        let services = self.config.services.clone();
+        self.runtime.retain(|name, _| services.iter().any(|service| service.name == *name));
+        for service in &services {
+            let fresh = Split::from_fraction(service.weight).unwrap_or(Split::NONE);
+            let former = old.services.iter().find(|s| s.name == service.name);
+            let runtime = self.runtime.entry(service.name.clone()).or_insert_with(|| Runtime {
+                split: fresh,
+                file_weight: service.weight,
+                ..Runtime::default()
+            });
+            if former.is_some_and(|former| former.weight != service.weight) {
+                runtime.split = fresh;
+                runtime.rolled_back = None;
+            }
+            runtime.file_weight = service.weight;
+            if service.canary.is_empty() {
+                runtime.split = Split::NONE;
+            }
+            let known: Vec<_> =
+                service.stable.iter().chain(&service.canary).map(|b| b.address).collect();
+            runtime.drained.retain(|address| known.contains(address));
+        }
+    }
+}
+
+/// Keys that are read at start only.
+fn needs_restart(old: &Config, new: &Config) -> Result<(), Refusal> {
+    let changed: Vec<_> = [
+        ("xdp_mode", old.xdp_mode != new.xdp_mode),
+        ("flows", old.flows != new.flows),
+        ("socket", old.socket != new.socket),
+        ("bpffs", old.bpffs != new.bpffs),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("[metrics]", old.metrics != new.metrics),
+        ("[log]", old.log != new.log),
+    ]
+    .into_iter()
+    .filter_map(|(name, changed)| changed.then_some(name))
+    .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::conflict(format!(
+        "{} needs a restart of the daemon (traffic goes on meanwhile); nothing was changed",
+        changed.join(", ")
+    )))
+}
+
+/// In words, a line each.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.interfaces != new.interfaces {
+        changes.push(format!("interfaces: {}", new.interfaces.join(", ")));
+    }
+    for service in &new.services {
+        match old.services.iter().find(|s| s.name == service.name) {
+            None => changes.push(format!("service {} is new", service.name)),
+            Some(former) if former != service => {
+                changes.push(format!("service {} changed", service.name));
+            }
+            Some(_) => {}
+        }
+    }
+    for former in &old.services {
+        if !new.services.iter().any(|s| s.name == former.name) {
+            changes.push(format!("service {} is gone", former.name));
+        }
+    }
+    changes
+}

@@ -1,0 +1,392 @@
+//! The daemon's state and what changes it by itself: start, ticks, news of
+//! next hops.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use canary_common::{FrameAddresses, Split, Track, WeightTable};
+
+use super::{
+    books::{self, Books, Counts, Key},
+    scan::Scan,
+    store::{Found, Saved, SavedService, Store},
+};
+use crate::{
+    config::{self, Config},
+    controller::{self, Decision, Tally},
+    dataplane::{Dataplane, DataplaneError, OpenOptions},
+    netlink::{Resolution, Resolver},
+    plan::{self, Desired, DesiredService, Hop, Observed},
+};
+
+/// What was said to the daemon about a service, or decided by it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Runtime {
+    pub(super) split: Split,
+    pub(super) drained: BTreeSet<SocketAddr>,
+    pub(super) file_weight: f64,
+    pub(super) rolled_back: Option<String>,
+    pub(super) rollbacks: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) path: PathBuf,
+    pub(super) config: Config,
+    pub(super) plane: Option<Dataplane>,
+    pub(super) observed: Observed,
+    pub(super) runtime: BTreeMap<String, Runtime>,
+    pub(super) hops: BTreeMap<IpAddr, Hop>,
+    pub(super) unresolved: BTreeMap<IpAddr, String>,
+    pub(super) resolver: Resolver,
+    pub(super) books: Books,
+    pub(super) scan: Scan,
+    pub(super) store: Store,
+    /// Seconds since 1970.
+    pub(super) started: f64,
+    last_save: Option<Saved>,
+}
+
+impl Daemon {
+    pub(super) async fn start(path: &Path, config: Config) -> Result<Self> {
+        let store = Store::open(&config.state_dir)?;
+        let options = OpenOptions {
+            bpffs: config.bpffs.clone(),
+            flows: config.flows,
+            log: config.log.data_plane,
+        };
+        let (plane, mut observed) = Dataplane::open(&options)?;
+        let (saved, damaged) = match store.load() {
+            Found::Nothing => (Saved::default(), false),
+            Found::Saved(saved) => (saved, false),
+            Found::Damaged(why) => {
+                tracing::warn!("the saved state cannot be read ({why}); no canary gets new flows");
+                (Saved::default(), true)
+            }
+        };
+        // Cells are of the maps: with new maps there are none.
+        let books = if plane.adopted() { Books::restore(&saved.books) } else { Books::default() };
+        observed.cells = books.cells();
+        observed.cells.extend(observed.backends.values().flat_map(|backend| backend.cells));
+        if plane.adopted() {
+            tracing::info!("took over the maps in {}", config.bpffs.display());
+        }
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut daemon = Self {
+            path: path.to_owned(),
+            runtime: BTreeMap::new(),
+            plane: Some(plane),
+            observed,
+            hops: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            resolver: Resolver::new()?,
+            books,
+            scan: Scan::default(),
+            store,
+            started: started.as_secs_f64(),
+            last_save: None,
+            config,
+        };
+        daemon.recall(&saved, damaged);
+        daemon.resolve_all().await;
+        daemon.apply().context("setting up the data plane")?;
+        for interface in daemon.config.interfaces.clone() {
+            daemon.attach(&interface)?;
+        }
+        daemon.save();
+        Ok(daemon)
+    }
+
+    /// Splits and drains as they were. What the maps hold counts most: it is
+    /// what traffic meets.
+    fn recall(&mut self, saved: &Saved, damaged: bool) {
+        for service in &self.config.services {
+            let in_force = self
+                .observed
+                .service_number(service.listen, plan::protocol_number(service.protocol))
+                .and_then(|number| self.observed.services.get(&number))
+                .map(|record| WeightTable::unpack(record.weights).split);
+            let earlier = saved.services.get(&service.name);
+            let configured = || Split::from_fraction(service.weight).unwrap_or(Split::NONE);
+            let split = match (in_force, earlier) {
+                (Some(split), _) => split,
+                (None, Some(earlier)) => Split::from_parts(earlier.split),
+                (None, None) if damaged => Split::NONE,
+                (None, None) => configured(),
+            };
+            let runtime = Runtime {
+                split,
+                drained: earlier.map(|e| e.drained.clone()).unwrap_or_default(),
+                file_weight: service.weight,
+                rolled_back: earlier.and_then(|e| e.rolled_back.clone()),
+                rollbacks: earlier.map_or(0, |e| e.rollbacks),
+            };
+            self.runtime.insert(service.name.clone(), runtime);
+        }
+    }
+
+    /// The data plane, which is there until `detach`.
+    pub(super) fn plane(&mut self) -> Result<&mut Dataplane, DataplaneError> {
+        self.plane.as_mut().ok_or_else(|| DataplaneError::NoProgram("any more".to_owned()))
+    }
+
+    pub(super) fn attach(&mut self, interface: &str) -> Result<(), DataplaneError> {
+        let mode = self.config.xdp_mode;
+        let attached = self.plane()?.attach(interface, mode)?;
+        let how = if attached.native { "native" } else { "generic" };
+        tracing::info!("attached to {interface} ({how})");
+        let allow = plan::Write::AllowInterface { ifindex: attached.ifindex };
+        self.plane()?.apply(&[allow])
+    }
+
+    /// What should be, by the configuration and what was said since.
+    pub(super) fn desired(&self, jiffies_per_second: u32) -> Desired {
+        let services = self.config.services.iter().map(|service| {
+            let runtime = self.runtime.get(&service.name).cloned().unwrap_or_default();
+            DesiredService {
+                config: service.clone(),
+                split: runtime.split,
+                drained: runtime.drained,
+            }
+        });
+        Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
+    }
+
+    /// Brings the maps to what should be.
+    pub(super) fn apply(&mut self) -> Result<()> {
+        let hz = self.plane()?.hz();
+        let planned = plan::plan(&self.desired(hz), &self.observed)?;
+        // Cells are entered before they can count.
+        let observed = std::mem::replace(&mut self.observed, planned.after);
+        self.enter_cells();
+        if let Err(error) = self.plane()?.apply(&planned.writes) {
+            // The next plan starts from what was, and writes all of it again.
+            self.observed = observed;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn enter_cells(&mut self) {
+        let mut configured = BTreeSet::new();
+        for service in &self.config.services {
+            let protocol = plan::protocol_number(service.protocol);
+            let Some(number) = self.observed.service_number(service.listen, protocol) else {
+                continue;
+            };
+            for backend in service.stable.iter().chain(&service.canary) {
+                let key = (service.name.clone(), backend.address);
+                let found = self.observed.backend_number(number, backend.address);
+                if let Some(record) = found.and_then(|found| self.observed.backends.get(&found)) {
+                    self.books.enter(&key, record.cells);
+                }
+                configured.insert(key);
+            }
+        }
+        self.books.retain(&configured);
+    }
+
+    /// Every 250 ms.
+    pub(super) fn tick(&mut self) {
+        if let Err(error) = self.look() {
+            tracing::error!("{error:#}");
+        }
+        if let Some(plane) = &mut self.plane {
+            plane.flush_log();
+        }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let now = self.plane()?.now()?;
+        let table = self.plane()?.flow_table();
+        if self.scan.step(&table, now) {
+            self.plane()?.reset_overflow_mark();
+            let living = self.scan.last.cells.clone();
+            let plane = self.plane.as_ref().context("detached")?;
+            let read = |cell| plane.cell(cell);
+            if self.books.fold(&mut self.observed, &living, read)? {
+                self.save();
+            }
+        }
+        for service in self.config.services.clone() {
+            self.control(&service)?;
+        }
+        Ok(())
+    }
+
+    /// The controller's look at a service.
+    fn control(&mut self, service: &config::Service) -> Result<()> {
+        let split = self.split(&service.name);
+        if split == Split::NONE || !service.rollback.enabled {
+            return Ok(());
+        }
+        let canary = books::tally(&self.in_epoch(service, Track::Canary)?);
+        let stable = books::tally(&self.in_epoch(service, Track::Stable)?);
+        let ever = books::tally(&self.over_all(service, Track::Stable)?);
+        let before = Tally {
+            connections: ever.connections.saturating_sub(stable.connections),
+            bad: ever.bad.saturating_sub(stable.bad),
+        };
+        let seen = controller::Observation {
+            split,
+            canary,
+            stable,
+            stable_before: (before.connections > 0).then_some(before),
+        };
+        if let Decision::Rollback { reason, .. } =
+            controller::decide(&seen, &service.rollback, SystemTime::now())
+        {
+            self.roll_back(&service.name, reason)?;
+        }
+        Ok(())
+    }
+
+    fn roll_back(&mut self, service: &str, reason: String) -> Result<()> {
+        if let Some(runtime) = self.runtime.get_mut(service) {
+            tracing::warn!("{service}: rolled back: {reason}");
+            runtime.split = Split::NONE;
+            runtime.rolled_back = Some(reason);
+            runtime.rollbacks += 1;
+        }
+        self.apply()?;
+        self.save();
+        Ok(())
+    }
+
+    /// What a track counted in the current epoch.
+    pub(super) fn in_epoch(
+        &mut self,
+        service: &config::Service,
+        track: Track,
+    ) -> Result<Counts, DataplaneError> {
+        let protocol = plan::protocol_number(service.protocol);
+        let number = self.observed.service_number(service.listen, protocol);
+        let Some(record) = number.and_then(|n| self.observed.services.get(&n)) else {
+            return Ok(Counts::default());
+        };
+        let parity = usize::from(WeightTable::unpack(record.weights).parity);
+        let cells: Vec<u16> = backends(service, track)
+            .iter()
+            .filter_map(|b| self.observed.backend_number(number?, b.address))
+            .filter_map(|n| self.observed.backends.get(&n))
+            .map(|record| record.cells[parity])
+            .collect();
+        let mut sum = Counts::default();
+        for cell in cells {
+            books::add(&mut sum, &self.plane()?.cell(cell)?);
+        }
+        Ok(sum)
+    }
+
+    fn over_all(
+        &mut self,
+        service: &config::Service,
+        track: Track,
+    ) -> Result<Counts, DataplaneError> {
+        let mut sum = Counts::default();
+        for backend in backends(service, track) {
+            let total = self.total(&(service.name.clone(), backend.address))?;
+            books::add(&mut sum, &total);
+        }
+        Ok(sum)
+    }
+
+    /// A backend's counts over all epochs.
+    pub(super) fn total(&mut self, key: &Key) -> Result<Counts, DataplaneError> {
+        let plane = self.plane.as_ref();
+        self.books.total(key, |cell| match plane {
+            Some(plane) => plane.cell(cell),
+            None => Ok(Counts::default()),
+        })
+    }
+
+    /// After news from netlink.
+    pub(super) async fn resolve_again(&mut self) {
+        let before = self.hops.clone();
+        self.resolve_all().await;
+        if self.hops != before
+            && let Err(error) = self.apply()
+        {
+            tracing::error!("writing next hops: {error:#}");
+        }
+    }
+
+    async fn resolve_all(&mut self) {
+        let mut hops = BTreeMap::new();
+        let mut unresolved = BTreeMap::new();
+        for address in self.backend_addresses() {
+            match self.resolver.resolve(address).await {
+                Ok(Resolution::Resolved(hop)) => {
+                    let frame = FrameAddresses::new(hop.next_hop_mac, hop.own_mac);
+                    hops.insert(address, Hop { ifindex: hop.ifindex, frame });
+                }
+                Ok(Resolution::Unresolved { reason }) => {
+                    if self.unresolved.get(&address) != Some(&reason) {
+                        tracing::warn!("backend {address}: {reason}");
+                    }
+                    unresolved.insert(address, reason);
+                }
+                Err(error) => {
+                    // What was known stays: it may well be right.
+                    tracing::error!("{error}");
+                    if let Some(hop) = self.hops.get(&address) {
+                        hops.insert(address, *hop);
+                    }
+                }
+            }
+        }
+        self.hops = hops;
+        self.unresolved = unresolved;
+    }
+
+    pub(super) async fn refresh_neighbours(&mut self) {
+        let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
+        if let Err(error) = self.resolver.refresh(&addresses).await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.config.services.iter();
+        services
+            .flat_map(|service| service.stable.iter().chain(&service.canary))
+            .map(|backend| backend.address.ip())
+            .collect()
+    }
+
+    /// Writes down what must survive, if it changed.
+    pub(super) fn save(&mut self) {
+        let services = self.runtime.iter().map(|(name, runtime)| {
+            let saved = SavedService {
+                split: runtime.split.parts(),
+                drained: runtime.drained.clone(),
+                file_weight: runtime.file_weight,
+                rolled_back: runtime.rolled_back.clone(),
+                rollbacks: runtime.rollbacks,
+            };
+            (name.clone(), saved)
+        });
+        let saved = Saved { services: services.collect(), books: self.books.save() };
+        if self.last_save.as_ref() == Some(&saved) {
+            return;
+        }
+        match self.store.save(&saved) {
+            Ok(()) => self.last_save = Some(saved),
+            Err(error) => tracing::warn!("{error}; a restart would not know of the last changes"),
+        }
+    }
+}
+
+/// A track's backends.
+pub(super) fn backends(service: &config::Service, track: Track) -> &[config::Backend] {
+    match track {
+        Track::Stable => &service.stable,
+        Track::Canary => &service.canary,
+    }
+}

@@ -1,0 +1,193 @@
+//! What the daemon shows.
+
+use std::net::IpAddr;
+
+use canary_common::{ABI, Reason, Split, Track};
+
+use super::{
+    books,
+    scan::Pins,
+    state::{Daemon, backends},
+};
+use crate::{
+    api::{
+        request::Refusal,
+        types::{
+            Attached, BackendStatus, DataPlane, FlowTableStatus, RolloutStatus, ServiceStatus,
+            SplitStatus, Status, TrackStatus, Verdict,
+        },
+    },
+    config, metrics,
+    plan::protocol_number,
+};
+
+impl Daemon {
+    /// All services, or one.
+    pub(super) fn status(&mut self, only: Option<&str>) -> Result<Status, Refusal> {
+        if let Some(name) = only {
+            self.service(name)?;
+        }
+        let pins = self.pins()?;
+        let services = self.config.services.clone();
+        let mut shown = Vec::new();
+        for service in services.iter().filter(|s| only.is_none_or(|name| s.name == name)) {
+            shown.push(self.service_status(service, &pins)?);
+        }
+        let plane = self.plane().map_err(Refusal::internal)?;
+        let counts = plane.verdicts().map_err(Refusal::internal)?;
+        let verdicts = Reason::ALL
+            .iter()
+            .map(|reason| Verdict {
+                reason: reason.name().to_owned(),
+                packets: counts[*reason as usize],
+            })
+            .collect();
+        let attached = plane
+            .attachments()
+            .map(|a| Attached {
+                interface: a.interface.clone(),
+                mode: if a.native { "native" } else { "generic" }.to_owned(),
+            })
+            .collect();
+        let flows = FlowTableStatus {
+            capacity: plane.capacity(),
+            active: pins.total,
+            overflow: plane.overflow_len(),
+        };
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_plane: DataPlane { attached, abi: ABI, flows },
+            services: shown,
+            verdicts,
+            warnings: self.warnings(),
+        })
+    }
+
+    /// Live pins, as fresh as costs little.
+    pub(super) fn pins(&mut self) -> Result<Pins, Refusal> {
+        let plane = self.plane().map_err(Refusal::internal)?;
+        let (table, now) = (plane.flow_table(), plane.now().map_err(Refusal::internal)?);
+        Ok(self.scan.pins(&table, now))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let unresolved =
+            self.unresolved.iter().map(|(address, reason)| format!("backend {address}: {reason}"));
+        let rolled_back = self.runtime.iter().filter_map(|(name, runtime)| {
+            let why = runtime.rolled_back.as_ref()?;
+            Some(format!("{name}: the canary was taken out: {why}"))
+        });
+        unresolved.chain(rolled_back).collect()
+    }
+
+    pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {
+        let found = self.config.services.iter().find(|service| service.name == name);
+        found.cloned().ok_or_else(|| {
+            let names: Vec<_> = self.config.services.iter().map(|s| s.name.as_str()).collect();
+            Refusal::not_found(format!(
+                "there is no service {name:?}; there are: {}",
+                names.join(", ")
+            ))
+        })
+    }
+
+    fn service_status(
+        &mut self,
+        service: &config::Service,
+        pins: &Pins,
+    ) -> Result<ServiceStatus, Refusal> {
+        let stable = self.in_epoch(service, Track::Stable).map_err(Refusal::internal)?;
+        let canary = self.in_epoch(service, Track::Canary).map_err(Refusal::internal)?;
+        let born = stable.0.connections + canary.0.connections;
+        let mut tracks = Vec::new();
+        let mut canary_active = 0;
+        for track in Track::ALL {
+            let mut shown = Vec::new();
+            for backend in backends(service, track) {
+                let status = self.backend_status(service, backend, pins)?;
+                if track == Track::Canary {
+                    canary_active += status.counters.active;
+                }
+                shown.push(status);
+            }
+            tracks.push(TrackStatus { name: track.name().to_owned(), backends: shown });
+        }
+        let runtime = self.runtime.get(&service.name).cloned().unwrap_or_default();
+        let (phase, reason) = match &runtime.rolled_back {
+            Some(why) if canary_active > 0 => {
+                ("rolling-back", format!("{why}; {canary_active} connections still drain"))
+            }
+            Some(why) => ("idle", format!("rolled back: {why}")),
+            None => ("idle", "the split is set by hand".to_owned()),
+        };
+        Ok(ServiceStatus {
+            name: service.name.clone(),
+            listen: service.listen.to_string(),
+            protocol: service.protocol.name().to_owned(),
+            split: SplitStatus {
+                configured: runtime.split.fraction(),
+                actual: (born > 0).then(|| canary.0.connections as f64 / born as f64),
+                guard: "off".to_owned(),
+            },
+            rollout: RolloutStatus { phase: phase.to_owned(), step: 0, steps: 0, reason },
+            tracks,
+        })
+    }
+
+    fn backend_status(
+        &mut self,
+        service: &config::Service,
+        backend: &config::Backend,
+        pins: &Pins,
+    ) -> Result<BackendStatus, Refusal> {
+        let number = self.backend_number(service, backend);
+        let active = number.map_or(0, |number| pins.of(number));
+        let total =
+            self.total(&(service.name.clone(), backend.address)).map_err(Refusal::internal)?;
+        let drained = self
+            .runtime
+            .get(&service.name)
+            .is_some_and(|runtime| runtime.drained.contains(&backend.address));
+        let state = match (drained || backend.weight == 0, active) {
+            (true, 0) => "drained",
+            (true, _) => "draining",
+            (false, _) if self.is_unresolved(backend.address.ip()) => "unresolved",
+            (false, _) => "active",
+        };
+        Ok(BackendStatus {
+            address: backend.address.to_string(),
+            state: state.to_owned(),
+            weight: backend.weight,
+            counters: books::counters(&total, active),
+        })
+    }
+
+    fn is_unresolved(&self, address: IpAddr) -> bool {
+        self.unresolved.contains_key(&address)
+    }
+
+    pub(super) fn service_number(&self, service: &config::Service) -> Option<u16> {
+        self.observed.service_number(service.listen, protocol_number(service.protocol))
+    }
+
+    pub(super) fn backend_number(
+        &self,
+        service: &config::Service,
+        backend: &config::Backend,
+    ) -> Option<u16> {
+        self.observed.backend_number(self.service_number(service)?, backend.address)
+    }
+
+    pub(super) fn metrics_text(&mut self) -> Result<String, Refusal> {
+        let status = self.status(None)?;
+        let rollbacks =
+            self.runtime.iter().map(|(name, runtime)| (name.clone(), runtime.rollbacks)).collect();
+        let gauges = metrics::DaemonGauges { start_time_seconds: self.started, rollbacks };
+        Ok(metrics::render(&status, &gauges))
+    }
+
+    /// The split as it was set.
+    pub(super) fn split(&self, service: &str) -> Split {
+        self.runtime.get(service).map_or(Split::NONE, |runtime| runtime.split)
+    }
+}

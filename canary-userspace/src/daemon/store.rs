@@ -1,0 +1,127 @@
+//! What must survive the daemon: what operators said, and the counters of
+//! cells that were folded. Written whole, synced, renamed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    net::SocketAddr,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The file's content.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub(super) services: BTreeMap<String, SavedService>,
+    pub(super) books: Vec<SavedBook>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedService {
+    /// In parts of 2^32.
+    pub(super) split: u64,
+    pub(super) drained: BTreeSet<SocketAddr>,
+    /// The configuration's weight when it was last read.
+    pub(super) file_weight: f64,
+    /// Why the canary was taken out, if it was.
+    pub(super) rolled_back: Option<String>,
+    pub(super) rollbacks: u64,
+}
+
+/// A backend's counters up to its living cells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedBook {
+    pub(super) service: String,
+    pub(super) backend: String,
+    pub(super) cells: BTreeSet<u16>,
+    /// The counters in the order of the cell's fields.
+    pub(super) base: Vec<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("{what} {path}: {source}")]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(
+        "another canary daemon (pid {holder}) works on {path}; stop it first, or give this one another `state_dir`"
+    )]
+    Locked { path: PathBuf, holder: String },
+}
+
+/// The state directory, held by this daemon alone.
+#[derive(Debug)]
+pub(super) struct Store {
+    directory: PathBuf,
+    /// Its lock goes with the process.
+    _lock: File,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    Saved(Saved),
+    /// Unreadable, and why.
+    Damaged(String),
+}
+
+impl Store {
+    /// Takes the directory.
+    pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let io = |what, path: &Path, source| StoreError::Io { what, path: path.to_owned(), source };
+        fs::create_dir_all(directory).map_err(|e| io("making", directory, e))?;
+        let path = directory.join("lock");
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| io("opening", &path, e))?;
+        // SAFETY: a descriptor of ours.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = holder.trim().to_owned();
+            return Err(StoreError::Locked { path: directory.to_owned(), holder });
+        }
+        let pid = std::process::id().to_string();
+        lock.set_len(0)
+            .and_then(|()| lock.write_all(pid.as_bytes()))
+            .map_err(|e| io("writing", &path, e))?;
+        Ok(Self { directory: directory.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn load(&self) -> Found {
+        match fs::read(self.file()) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(saved) => Found::Saved(saved),
+                Err(error) => Found::Damaged(format!("{}: {error}", self.file().display())),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Found::Nothing,
+            Err(error) => Found::Damaged(format!("{}: {error}", self.file().display())),
+        }
+    }
+
+    pub(super) fn save(&self, saved: &Saved) -> Result<(), StoreError> {
+        let temporary = self.directory.join("state.json.new");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(saved)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.file())?;
+            File::open(&self.directory)?.sync_all()
+        };
+        write().map_err(|source: std::io::Error| StoreError::Io {
+            what: "writing",
+            path: self.file(),
+            source,
+        })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+}
