@@ -29,6 +29,8 @@ use state::Daemon;
 const TICK: Duration = Duration::from_millis(250);
 /// Traffic that the stack does not see confirms no neighbour.
 const REFRESH_NEIGHBOURS: Duration = Duration::from_secs(10);
+/// For the answer to `detach` to be on its way before the end.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 /// Requests that may wait.
 const QUEUE: usize = 64;
 
@@ -89,6 +91,7 @@ async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>)
         tokio::select! {
             Some(request) = requests.recv() => {
                 if matches!(daemon.handle(request).await, Flow::Stop) {
+                    tokio::time::sleep(LAST_ANSWER).await;
                     tracing::info!("detached; stopping");
                     return Ok(());
                 }

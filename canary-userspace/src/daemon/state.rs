@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -23,6 +23,9 @@ use crate::{
     netlink::{Resolution, Resolver},
     plan::{self, Desired, DesiredService, Hop, Observed},
 };
+
+/// How long neighbours have to answer before the first packet may come.
+const FIRST_ANSWERS: Duration = Duration::from_millis(50);
 
 /// What was said to the daemon about a service, or decided by it.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +97,7 @@ impl Daemon {
             config,
         };
         daemon.recall(&saved, damaged);
-        daemon.resolve_all().await;
+        daemon.resolve_first().await;
         daemon.apply().context("setting up the data plane")?;
         for interface in daemon.config.interfaces.clone() {
             daemon.attach(&interface)?;
@@ -315,6 +318,17 @@ impl Daemon {
         {
             tracing::error!("writing next hops: {error:#}");
         }
+    }
+
+    /// At start most neighbours are not known yet, and answer within
+    /// milliseconds: who does not is warned of.
+    async fn resolve_first(&mut self) {
+        for address in self.backend_addresses() {
+            // Asks; the answer comes by netlink.
+            self.resolver.resolve(address).await.ok();
+        }
+        tokio::time::sleep(FIRST_ANSWERS).await;
+        self.resolve_all().await;
     }
 
     async fn resolve_all(&mut self) {
