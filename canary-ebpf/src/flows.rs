@@ -412,7 +412,7 @@ fn overflow(tag: u32, new: &NewFlow) -> u64 {
     let flow = unsafe { &mut *record };
     flow.ctl = Ctl::default().claimed(tag).with_bits(new.state, new.flags).0;
     // Whatever stands under the key is dead: `find` would have had it.
-    if OVERFLOW.insert(&new.key, &*flow, u64::from(BPF_ANY)).is_err() {
+    if OVERFLOW.insert(new.key, *flow, u64::from(BPF_ANY)).is_err() {
         return NOBODY;
     }
     if let Some(settings) = SETTINGS.get_ptr_mut(0) {

@@ -1,4 +1,5 @@
 //! Set-up, build, test and demo of canary.
+#![allow(clippy::print_stdout, reason = "its output is for people and CI")]
 
 mod run;
 mod setup;
