@@ -2,5 +2,6 @@
 //! under test runs, and a laboratory of network namespaces.
 
 pub mod frame;
+pub mod lab;
 pub mod netns;
 pub mod plane;
