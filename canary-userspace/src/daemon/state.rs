@@ -364,6 +364,9 @@ impl Daemon {
         if let Err(error) = self.resolver.refresh(&addresses).await {
             tracing::warn!("{error}");
         }
+        if !self.unresolved.is_empty() {
+            self.resolve_again().await;
+        }
     }
 
     pub(super) fn backend_addresses(&self) -> BTreeSet<IpAddr> {

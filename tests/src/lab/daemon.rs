@@ -88,9 +88,10 @@ impl Daemon {
         let up = wait_for("the daemon", Duration::from_secs(20), || self.status().is_ok());
         up.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())?;
         // All backends' neighbours have answered.
-        wait_for("the backends", Duration::from_secs(10), || {
+        let resolved = wait_for("the backends", Duration::from_secs(10), || {
             self.status().is_ok_and(|status| status.warnings.is_empty())
-        })
+        });
+        resolved.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
     }
 
     /// `kill -9`.

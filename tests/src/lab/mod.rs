@@ -37,14 +37,16 @@ pub const PORT: u16 = 8080;
 /// The namespaces, and a directory for files. All goes when this is dropped.
 #[derive(Debug)]
 pub struct Lab {
-    name: String,
+    /// How all its names begin.
+    prefix: String,
     pub directory: PathBuf,
     keep: bool,
 }
 
 impl Lab {
-    /// Makes the lab; `name` is a part of all names in it. What an earlier lab
-    /// of the same name left is removed first.
+    /// Makes the lab; `name`, if there is one, is a part of all names in it:
+    /// `cny-NAME-client` or `cny-client`. What an earlier lab of the same name
+    /// left is removed first.
     ///
     /// # Errors
     /// Without root, or where a tool is missing.
@@ -52,8 +54,9 @@ impl Lab {
         // SAFETY: no arguments, no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         ensure!(root, "the lab makes network namespaces: run this as root");
-        let directory = std::env::temp_dir().join(format!("cny-{name}"));
-        let lab = Self { name: name.to_owned(), directory, keep: false };
+        let prefix = if name.is_empty() { "cny".to_owned() } else { format!("cny-{name}") };
+        let directory = std::env::temp_dir().join(format!("{prefix}-lab"));
+        let lab = Self { prefix, directory, keep: false };
         lab.remove();
         fs::create_dir_all(&lab.directory)?;
         lab.build()?;
@@ -98,7 +101,7 @@ impl Lab {
     /// The namespace of a host.
     #[must_use]
     pub fn namespace(&self, host: &str) -> String {
-        format!("cny-{}-{host}", self.name)
+        format!("{}-{host}", self.prefix)
     }
 
     /// The balancer's interface towards a host.
@@ -158,7 +161,7 @@ impl Lab {
     /// Where the lab's daemon pins its maps.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(format!("cny-{}", self.name))
+        Path::new("/sys/fs/bpf").join(format!("{}-maps", self.prefix))
     }
 
     /// Ends all processes in the namespaces, and removes these, pins and files.
