@@ -223,7 +223,7 @@ impl Show {
             line(
                 fine,
                 format!(
-                    "{:<4} configured {:>4} %, achieved {:>6.3} % of {} connections (99.9 % interval {:.3} to {:.3} %)",
+                    "{:<4} configured {:>4.1} %, achieved {:>6.3} % of {} connections (99.9 % interval {:.3} to {:.3} %)",
                     step.service,
                     step.configured * 100.0,
                     share * 100.0,
