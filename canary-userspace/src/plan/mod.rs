@@ -6,6 +6,8 @@ mod desired;
 mod diff;
 pub mod directory;
 pub mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
