@@ -30,7 +30,10 @@ struct Bed {
 
 impl Bed {
     fn new(name: &str, top: &str, extra: &str) -> Result<Self> {
-        let lab = Lab::new(name)?;
+        Self::in_lab(Lab::new(name)?, top, extra)
+    }
+
+    fn in_lab(lab: Lab, top: &str, extra: &str) -> Result<Self> {
         let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
         let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
         let daemon = Daemon::start(&lab, &config(&lab, top, extra))?;
@@ -278,6 +281,18 @@ fn generic_mode_works_too() {
         bed.daemon.cli(&["weight", "web", "50%"])?;
         let report = Load::start(&bed.lab, address(VIP_V4), 2000, 1000).finish()?;
         ensure!(all_answered(&report, 1000)? > 300, "{report:?}");
+        bed.end()
+    };
+    body().unwrap();
+}
+
+#[test]
+fn one_arm_is_enough() {
+    let body = || {
+        let bed = Bed::in_lab(Lab::one_arm("arm")?, "", "")?;
+        for (service, vip) in [("web", VIP_V4), ("web6", VIP_V6)] {
+            split_holds(&bed, service, vip, "50%", 2000)?;
+        }
         bed.end()
     };
     body().unwrap();

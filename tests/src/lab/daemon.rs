@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use canary::api::{client::Client, types::Status};
 
-use super::{HOSTS, Lab, Process, VIP_V4, VIP_V6, wait_for};
+use super::{Lab, Process, VIP_V4, VIP_V6, wait_for};
 
 /// The daemon of a lab.
 #[derive(Debug)]
@@ -36,8 +36,7 @@ pub(super) fn binary() -> Result<PathBuf> {
 #[must_use]
 pub fn config(lab: &Lab, top: &str, extra: &str) -> String {
     let directory = lab.directory.display();
-    let interfaces: Vec<_> =
-        HOSTS.iter().map(|host| format!("{:?}", Lab::interface(host))).collect();
+    let interfaces: Vec<_> = lab.interfaces.iter().map(|name| format!("{name:?}")).collect();
     let service = |name: &str, listen: &str, v6: bool| {
         let [s1, s2, c1] = ["s1", "s2", "c1"].map(|host| Lab::backend(host, v6));
         format!(

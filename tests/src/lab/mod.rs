@@ -40,6 +40,8 @@ pub struct Lab {
     /// How all its names begin.
     prefix: String,
     pub directory: PathBuf,
+    /// The balancer's interfaces.
+    pub interfaces: Vec<String>,
     keep: bool,
 }
 
@@ -51,25 +53,84 @@ impl Lab {
     /// # Errors
     /// Without root, or where a tool is missing.
     pub fn new(name: &str) -> Result<Self> {
+        let lab = Self::empty(name, HOSTS.map(Self::interface).to_vec())?;
+        lab.build()?;
+        Ok(lab)
+    }
+
+    /// The same hosts on one bridge, the balancer among them: packets leave it
+    /// by the interface they came in by.
+    ///
+    /// # Errors
+    /// Without root, or where a tool is missing.
+    pub fn one_arm(name: &str) -> Result<Self> {
+        let lab = Self::empty(name, vec![Self::interface("arm")])?;
+        lab.build_one_arm()?;
+        Ok(lab)
+    }
+
+    fn empty(name: &str, interfaces: Vec<String>) -> Result<Self> {
         // SAFETY: no arguments, no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         ensure!(root, "the lab makes network namespaces: run this as root");
         let prefix = if name.is_empty() { "cny".to_owned() } else { format!("cny-{name}") };
         let directory = std::env::temp_dir().join(format!("{prefix}-lab"));
-        let lab = Self { prefix, directory, keep: false };
+        let lab = Self { prefix, directory, interfaces, keep: false };
         lab.remove();
         fs::create_dir_all(&lab.directory)?;
-        lab.build()?;
+        for host in lab.all_hosts() {
+            let namespace = lab.namespace(host);
+            ip(&["netns", "add", &namespace])?;
+            ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        }
         Ok(lab)
+    }
+
+    /// All namespaces by host; `net` is the bridge's.
+    fn all_hosts(&self) -> impl Iterator<Item = &'static str> {
+        HOSTS.into_iter().chain(["lb", "net"])
+    }
+
+    fn build_one_arm(&self) -> Result<()> {
+        let (net, arm) = (self.namespace("net"), Self::interface("arm"));
+        ip(&["-n", &net, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &net, "link", "set", "br0", "up"])?;
+        for host in HOSTS.into_iter().chain(["lb"]) {
+            let namespace = self.namespace(host);
+            let device = if host == "lb" { arm.as_str() } else { "eth0" };
+            let port = Self::interface(host);
+            ip(&[
+                "-n", &net, "link", "add", &port, "type", "veth", "peer", "name", device, "netns",
+                &namespace,
+            ])?;
+            ip(&["-n", &net, "link", "set", &port, "master", "br0", "up"])?;
+            // What the balancer sends back needs its peer's GRO.
+            self.command("net", "ethtool", &["-K", &port, "gro", "on"])?;
+            let (v4, v6) = match host {
+                "lb" => ("10.77.255.1".to_owned(), "fd77:ffff::1".to_owned()),
+                _ => (Self::address(host, false), Self::address(host, true)),
+            };
+            ip(&["-n", &namespace, "addr", "add", &format!("{v4}/16"), "dev", device])?;
+            let v6 = format!("{v6}/16");
+            ip(&["-n", &namespace, "-6", "addr", "add", &v6, "dev", device, "nodad"])?;
+            ip(&["-n", &namespace, "link", "set", device, "up"])?;
+            if host != "lb" {
+                self.command(host, "ethtool", &["-K", "eth0", "tx", "off"])?;
+                ip(&["-n", &namespace, "route", "add", "default", "via", "10.77.255.1"])?;
+                ip(&["-n", &namespace, "-6", "route", "add", "default", "via", "fd77:ffff::1"])?;
+            }
+            if !matches!(host, "lb" | "client") {
+                // On the same wire replies would go straight to the client.
+                let (v4, v6) = (Self::address("client", false), Self::address("client", true));
+                ip(&["-n", &namespace, "route", "add", &v4, "via", "10.77.255.1"])?;
+                ip(&["-n", &namespace, "-6", "route", "add", &v6, "via", "fd77:ffff::1"])?;
+            }
+        }
+        Ok(())
     }
 
     fn build(&self) -> Result<()> {
         let lb = self.namespace("lb");
-        for host in HOSTS.iter().chain(&["lb"]) {
-            let namespace = self.namespace(host);
-            ip(&["netns", "add", &namespace])?;
-            ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
-        }
         for (number, host) in HOSTS.iter().enumerate() {
             let namespace = self.namespace(host);
             let device = Self::interface(host);
@@ -166,7 +227,7 @@ impl Lab {
 
     /// Ends all processes in the namespaces, and removes these, pins and files.
     pub fn remove(&self) {
-        for host in HOSTS.iter().chain(&["lb"]) {
+        for host in self.all_hosts() {
             let namespace = self.namespace(host);
             if !Path::new("/run/netns").join(&namespace).exists() {
                 continue;
@@ -184,9 +245,8 @@ impl Lab {
     /// Names of what the lab would leave behind.
     #[must_use]
     pub fn residue(&self) -> Vec<String> {
-        let mut left: Vec<String> = HOSTS
-            .iter()
-            .chain(&["lb"])
+        let mut left: Vec<String> = self
+            .all_hosts()
             .map(|host| self.namespace(host))
             .filter(|name| Path::new("/run/netns").join(name).exists())
             .collect();
