@@ -22,6 +22,8 @@ use crate::{
 
 /// Between two looks at a drain.
 const POLL: Duration = Duration::from_millis(500);
+/// Between two looks of `status --watch`, at least.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// Where there is no terminal to draw on, a line this often.
 const PLAIN_PROGRESS: Duration = Duration::from_secs(5);
 /// Clears the screen and goes home.
@@ -97,7 +99,7 @@ pub(super) fn status(
         let Some(interval) = watch else { return print(&text) };
         let clear = if stdout().is_terminal() { CLEAR } else { "" };
         print(&format!("{clear}{text}"))?;
-        std::thread::sleep(interval);
+        std::thread::sleep(interval.max(SHORTEST_INTERVAL));
     }
 }
 

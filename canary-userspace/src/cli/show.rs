@@ -9,9 +9,19 @@ pub(super) fn colours() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// A fraction as a percentage, without noise: "5 %", "0.1 %".
+/// A split as a percentage, without noise and without hiding a small one:
+/// "5 %", "0.1 %". The smallest there is, 2^-32, is 0.00000002 %.
 pub(super) fn percent(fraction: f64) -> String {
-    let text = format!("{:.4}", fraction * 100.0);
+    rounded(fraction, 8)
+}
+
+/// What was counted, as a percentage.
+fn share(fraction: f64) -> String {
+    rounded(fraction, 2)
+}
+
+fn rounded(fraction: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", fraction * 100.0);
     let text = text.trim_end_matches('0').trim_end_matches('.');
     format!("{text} %")
 }
@@ -85,7 +95,7 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
 
 fn headline(service: &ServiceStatus, colours: bool) -> String {
     let actual = match service.split.actual {
-        Some(actual) => percent(actual),
+        Some(actual) => share(actual),
         None => "no connection yet".to_owned(),
     };
     let phase = match service.rollout.phase.as_str() {
@@ -163,7 +173,13 @@ mod tests {
 
     #[test]
     fn percentages_carry_no_noise() {
-        for (fraction, text) in [(0.0, "0 %"), (0.05, "5 %"), (0.001, "0.1 %"), (1.0, "100 %")] {
+        for (fraction, text) in [
+            (0.0, "0 %"),
+            (0.05, "5 %"),
+            (0.001, "0.1 %"),
+            (1.0, "100 %"),
+            (1.0 / 4_294_967_296.0, "0.00000002 %"),
+        ] {
             assert_eq!(percent(fraction), text);
         }
     }

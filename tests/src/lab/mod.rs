@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub use daemon::{Daemon, config};
@@ -104,8 +105,6 @@ impl Lab {
                 &namespace,
             ])?;
             ip(&["-n", &net, "link", "set", &port, "master", "br0", "up"])?;
-            // What the balancer sends back needs its peer's GRO.
-            self.command("net", "ethtool", &["-K", &port, "gro", "on"])?;
             let (v4, v6) = match host {
                 "lb" => ("10.77.255.1".to_owned(), "fd77:ffff::1".to_owned()),
                 _ => (Self::address(host, false), Self::address(host, true)),
@@ -126,7 +125,23 @@ impl Lab {
                 ip(&["-n", &namespace, "-6", "route", "add", &v6, "via", "fd77:ffff::1"])?;
             }
         }
+        self.wake_switch_port()
+    }
+
+    /// What a veth sends back by `XDP_TX` is picked up by its peer only where
+    /// that has an XDP program (drivers/net/veth.c, `veth_xdp_flush`). Ours
+    /// without a service passes everything.
+    fn wake_switch_port(&self) -> Result<()> {
+        let options = OpenOptions { bpffs: self.switch_bpffs(), flows: 1024, log: false };
+        at(self, "net", || {
+            let (mut plane, _) = Dataplane::open(&options)?;
+            plane.attach(&Self::interface("lb"), canary::config::XdpMode::Native)
+        })??;
         Ok(())
+    }
+
+    fn switch_bpffs(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(format!("{}-switch", self.prefix))
     }
 
     fn build(&self) -> Result<()> {
@@ -239,6 +254,7 @@ impl Lab {
             ip(&["netns", "del", &namespace]).ok();
         }
         canary::dataplane::remove_pins(&self.bpffs()).ok();
+        canary::dataplane::remove_pins(&self.switch_bpffs()).ok();
         fs::remove_dir_all(&self.directory).ok();
     }
 
@@ -250,9 +266,8 @@ impl Lab {
             .map(|host| self.namespace(host))
             .filter(|name| Path::new("/run/netns").join(name).exists())
             .collect();
-        if self.bpffs().exists() {
-            left.push(self.bpffs().display().to_string());
-        }
+        let pins = [self.bpffs(), self.switch_bpffs()];
+        left.extend(pins.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
         left
     }
 }
