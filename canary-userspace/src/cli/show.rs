@@ -10,9 +10,10 @@ pub(super) fn colours() -> bool {
 }
 
 /// A split as a percentage, without noise and without hiding a small one:
-/// "5 %", "0.1 %". The smallest there is, 2^-32, is 0.00000002 %.
+/// "5 %", "0.1 %", to six significant digits.
 pub(super) fn percent(fraction: f64) -> String {
-    rounded(fraction, 8)
+    let magnitude = (fraction * 100.0).max(f64::MIN_POSITIVE).log10().floor();
+    rounded(fraction, (5.0 - magnitude).clamp(0.0, 14.0) as usize)
 }
 
 /// What was counted, as a percentage.
@@ -178,7 +179,7 @@ mod tests {
             (0.05, "5 %"),
             (0.001, "0.1 %"),
             (1.0, "100 %"),
-            (1.0 / 4_294_967_296.0, "0.00000002 %"),
+            (1.0 / 4_294_967_296.0, "0.0000000232831 %"),
         ] {
             assert_eq!(percent(fraction), text);
         }
