@@ -16,7 +16,26 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Debian's own rustc and its sources, linked by `cargo xtask setup`.
 const LINKED: &str = "canary-bpf";
+/// Names another toolchain, for those who have one of their own.
+const ASKED: &str = "CANARY_BPF_TOOLCHAIN";
 const NOT_SET_UP: &str = "the eBPF toolchain is not set up; run `cargo xtask setup`";
+
+/// What the object is made of, from the workspace's root. The root's own
+/// Cargo.toml has the versions of the dependencies and the profile.
+const INPUTS: [&str; 7] = [
+    "canary-ebpf/src",
+    "canary-ebpf/Cargo.toml",
+    "canary-common/src",
+    "canary-common/Cargo.toml",
+    "canary-userspace/build.rs",
+    "Cargo.toml",
+    "Cargo.lock",
+];
+
+/// Settings of cargo that say how to reach the network and where things are
+/// kept; the other `CARGO_*` are what the outer cargo says to its own build.
+const KEPT: [&str; 6] =
+    ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
 
 fn main() {
     if let Err(error) = build() {
@@ -31,11 +50,10 @@ fn build() -> Result<()> {
         .parent()
         .ok_or("the crate is not in its workspace")?
         .to_owned();
-    for input in ["canary-ebpf", "canary-common/src", "canary-common/Cargo.toml", "Cargo.lock"] {
+    for input in INPUTS {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
-    println!("cargo::rerun-if-env-changed=CANARY_BPF_TOOLCHAIN");
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={ASKED}");
 
     let toolchain = toolchain()?;
     let linker = linker(&workspace)?;
@@ -52,21 +70,16 @@ fn build() -> Result<()> {
         .args(["--bins", "--release", "-Z", "build-std=core", "--target", target])
         .arg("--target-dir")
         .arg(&target_dir)
-        .current_dir(&workspace)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&linker)?)
-        // Lets a stable compiler take `-Z`.
-        .env("RUSTC_BOOTSTRAP", "1");
-    // What the outer cargo, or clippy, says to its own compiler.
-    for name in ["RUSTC", "RUSTDOC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS"] {
-        cargo.env_remove(name);
-    }
+        .current_dir(&workspace);
     for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let inherited = text.starts_with("CARGO_") && text != "CARGO_HOME";
-        if inherited && text != "CARGO_ENCODED_RUSTFLAGS" || text == "CARGO" {
+        if is_outer(&name.to_string_lossy()) {
             cargo.env_remove(&name);
         }
     }
+    cargo
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&linker)?)
+        // Lets a stable compiler take `-Z`.
+        .env("RUSTC_BOOTSTRAP", "1");
     let output = cargo.output().map_err(|error| format!("{NOT_SET_UP} (rustup: {error})"))?;
     if !output.status.success() {
         return Err(format!(
@@ -81,9 +94,18 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// Whether a variable is what the outer cargo, or clippy, says to its own
+/// compiler, and so would mislead the one for the kernel's program.
+fn is_outer(name: &str) -> bool {
+    let compiler =
+        ["RUSTC", "RUSTDOC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO"];
+    compiler.contains(&name)
+        || name.starts_with("CARGO_") && !KEPT.iter().any(|kept| name.starts_with(kept))
+}
+
 /// The one asked for, else the one that set-up linked, else a nightly.
 fn toolchain() -> Result<String> {
-    if let Ok(asked) = env::var("CANARY_BPF_TOOLCHAIN") {
+    if let Ok(asked) = env::var(ASKED) {
         return Ok(asked);
     }
     let list = Command::new("rustup").args(["toolchain", "list"]).output();
@@ -112,15 +134,15 @@ fn has_sources(toolchain: &str) -> bool {
 /// The linker that set-up built, else the one on the path.
 fn linker(workspace: &Path) -> Result<PathBuf> {
     let own = workspace.join(".tools").join("bin").join("bpf-linker");
-    println!("cargo::rerun-if-changed={}", own.display());
-    if own.exists() {
-        return Ok(own);
-    }
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|dir| dir.join("bpf-linker"))
-        .find(|file| file.exists())
-        .ok_or_else(|| format!("{NOT_SET_UP} (no bpf-linker)").into())
+    let found = std::iter::once(own)
+        .chain(env::split_paths(&path).map(|dir| dir.join("bpf-linker")))
+        .find(|file| file.is_file())
+        .ok_or_else(|| format!("{NOT_SET_UP} (no bpf-linker)"))?;
+    // Only the one taken: cargo holds a missing file for a changed one, and
+    // would build the object anew every time.
+    println!("cargo::rerun-if-changed={}", found.display());
+    Ok(found)
 }
 
 fn flags(linker: &Path) -> Result<OsString> {

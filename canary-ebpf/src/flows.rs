@@ -412,7 +412,12 @@ fn overflow(tag: u32, new: &NewFlow) -> u64 {
     let flow = unsafe { &mut *record };
     flow.ctl = Ctl::default().claimed(tag).with_bits(new.state, new.flags).0;
     // Whatever stands under the key is dead: `find` would have had it.
-    if OVERFLOW.insert(&new.key, &*flow, u64::from(BPF_ANY)).is_err() {
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value the record would go over the stack, which it is too large for"
+    )]
+    let full = OVERFLOW.insert(&new.key, &*flow, u64::from(BPF_ANY)).is_err();
+    if full {
         return NOBODY;
     }
     if let Some(settings) = SETTINGS.get_ptr_mut(0) {

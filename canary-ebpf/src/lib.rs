@@ -1,6 +1,10 @@
 //! canary's packet path. Built for the BPF target it is the kernel program;
 //! on the host it is the same code, for tests of its pure parts.
 #![no_std]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "the address of a map value's field, and the access to it, are one thing"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(target_arch = "bpf", allow(internal_features, unstable_features))]
 

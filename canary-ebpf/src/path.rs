@@ -132,6 +132,7 @@ fn from_backend(parsed: &Parsed, head: u16, ingress: u32) -> Result<Verdict, Rea
     Err(Reason::NoPin)
 }
 
+#[derive(Clone, Copy)]
 enum By {
     Client,
     Backend,
@@ -141,7 +142,7 @@ enum By {
 #[inline(always)]
 fn follow(pin: &mut Pin, parsed: &Parsed, by: By, timeouts: &Timeouts, now: u32) -> Event {
     for _ in 0..COMMIT_TRIES {
-        let (next, event) = step(pin.tracked(), parsed, &by);
+        let (next, event) = step(pin.tracked(), parsed, by);
         if pin.commit(&next) {
             if let Some(timeout) = renewed_timeout(next.state, timeouts) {
                 pin.extend(timeout, now);
@@ -156,7 +157,7 @@ fn follow(pin: &mut Pin, parsed: &Parsed, by: By, timeouts: &Timeouts, now: u32)
 }
 
 #[inline(always)]
-fn step(mut flow: Tracked, parsed: &Parsed, by: &By) -> (Tracked, Event) {
+fn step(mut flow: Tracked, parsed: &Parsed, by: By) -> (Tracked, Event) {
     match (parsed.transport, by) {
         (Transport::Tcp(tcp), By::Client) => flow.by_client(&segment(tcp)),
         (Transport::Tcp(tcp), By::Backend) => flow.by_backend(&segment(tcp)),

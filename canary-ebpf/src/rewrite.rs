@@ -64,7 +64,7 @@ pub const fn update_checksum(checksum: u16, delta: u32) -> u16 {
 #[inline(always)]
 fn rewrite_v4(ip: Header<{ Ipv4Hdr::LEN }>, to: &Translation<'_>) {
     let check = ip.get::<u16, { offset_of!(Ipv4Hdr, check) }>();
-    let delta = to.address_delta as u32 + TTL_DELTA as u32;
+    let delta = u32::from(to.address_delta) + u32::from(TTL_DELTA);
     ip.set::<u16, { offset_of!(Ipv4Hdr, check) }>(update_checksum(check, delta));
     let ttl = ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>();
     ip.set::<u8, { offset_of!(Ipv4Hdr, ttl) }>(ttl.wrapping_sub(1));
@@ -103,7 +103,7 @@ fn rewrite_tcp(tcp: Header<{ TcpHdr::LEN }>, to: &Translation<'_>) {
     let check = tcp.get::<u16, { offset_of!(TcpHdr, check) }>();
     tcp.set::<u16, { offset_of!(TcpHdr, check) }>(update_checksum(
         check,
-        to.transport_delta as u32,
+        u32::from(to.transport_delta),
     ));
     match to.end {
         End::Source => tcp.set::<u16, { offset_of!(TcpHdr, source) }>(to.port_be),
@@ -117,7 +117,7 @@ fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
     // Zero says "no checksum" (RFC 768; over IPv6, RFC 6935), so a sum that
     // comes out as zero is written as its other form.
     if check != 0 {
-        let check = match update_checksum(check, to.transport_delta as u32) {
+        let check = match update_checksum(check, u32::from(to.transport_delta)) {
             0 => 0xffff,
             check => check,
         };

@@ -10,4 +10,5 @@ pub mod logging;
 pub mod metrics;
 pub mod netlink;
 pub mod plan;
+pub mod recent;
 pub mod stats;

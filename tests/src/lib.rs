@@ -1,6 +1,8 @@
 //! Shared by the tests: frames made and checked from scratch, the packet path
 //! under test runs, and a laboratory of network namespaces.
 
+pub mod demo;
 pub mod frame;
+pub mod lab;
 pub mod netns;
 pub mod plane;

@@ -2,6 +2,7 @@
 //! kernel, its maps filled as the daemon fills them.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
@@ -42,6 +43,7 @@ pub struct Plane {
     pub inner: Option<Dataplane>,
     bpffs: PathBuf,
     entries: Vec<(DirectoryKey, u32)>,
+    services: BTreeMap<u16, Service>,
     next_table: u16,
 }
 
@@ -81,7 +83,13 @@ impl Plane {
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
         let options = OpenOptions { bpffs: bpffs.clone(), flows, log: false };
         let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
-        Ok(Self { inner: Some(inner), bpffs, entries: Vec::new(), next_table: 1 })
+        Ok(Self {
+            inner: Some(inner),
+            bpffs,
+            entries: Vec::new(),
+            services: BTreeMap::new(),
+            next_table: 1,
+        })
     }
 
     /// # Panics
@@ -111,6 +119,7 @@ impl Plane {
             table_size: [TABLE_SIZE; 2],
             ..Service::default()
         };
+        self.services.insert(number, record);
         let key = DirectoryKey::new(EntryKind::Service, address, vip.port().to_be(), protocol);
         self.entries.retain(|(entry, _)| *entry != key);
         self.entries.push((key, u32::from(number)));
@@ -189,6 +198,28 @@ impl Plane {
         let split = Split::from_fraction(split).context("a fraction of 1")?;
         writes.push(Write::Weights { service, weights: WeightTable { split, tables, parity: 0 } });
         self.apply(&writes)
+    }
+
+    /// Gives a service timeouts of minutes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn long_timeouts(&mut self, number: u16) -> Result<()> {
+        let mut record = self.services.get(&number).copied().context("no such service")?;
+        record.timeouts = Timeouts {
+            half_open: 100_000,
+            established: 100_000,
+            closing: 100_000,
+            unanswered: 100_000,
+            answered: 100_000,
+        };
+        self.apply(&[Write::Service { number, record }])
+    }
+
+    /// How to open the same maps once more.
+    #[must_use]
+    pub fn options(&self) -> OpenOptions {
+        OpenOptions { bpffs: self.bpffs.clone(), flows: 1, log: false }
     }
 
     /// One packet through the program.

@@ -78,7 +78,7 @@ impl Bed {
         if self.udp { Frame::udp(self.client, self.vip).payload(b"question") } else { self.syn() }
     }
 
-    fn from_client(&self, flags: u8) -> Frame {
+    fn client_says(&self, flags: u8) -> Frame {
         Frame::tcp(self.client, self.vip, flags, ISN + 1, BACKEND_ISN + 1)
     }
 
@@ -86,7 +86,7 @@ impl Bed {
         Frame::tcp(self.stable, self.client, SYN | ACK, BACKEND_ISN, ISN + 1)
     }
 
-    fn from_backend(&self, flags: u8) -> Frame {
+    fn backend_says(&self, flags: u8) -> Frame {
         Frame::tcp(self.stable, self.client, flags, BACKEND_ISN + 1, ISN + 1)
     }
 
@@ -165,7 +165,7 @@ impl Bed {
     fn handshake(&mut self) -> Result<()> {
         self.forwarded(&self.syn(), Reason::NewFlow, |c| c.connections += 1)?;
         self.replied(&self.syn_ack(), |_| ())?;
-        self.forwarded(&self.from_client(ACK), Reason::Pinned, |c| c.established += 1)
+        self.forwarded(&self.client_says(ACK), Reason::Pinned, |c| c.established += 1)
     }
 
     fn shared(&mut self) -> Result<SharedCell> {
@@ -198,15 +198,15 @@ fn tcp_both_ways_and_its_end() {
         bed.handshake()?;
         for len in [0, 1, 2, 3, 255, 1400] {
             let payload = vec![0xa5; len];
-            bed.forwarded(&bed.from_client(ACK).payload(&payload), Reason::Pinned, |_| ())?;
-            bed.replied(&bed.from_backend(ACK).payload(&payload), |_| ())?;
+            bed.forwarded(&bed.client_says(ACK).payload(&payload), Reason::Pinned, |_| ())?;
+            bed.replied(&bed.backend_says(ACK).payload(&payload), |_| ())?;
         }
-        bed.forwarded(&bed.from_client(FIN | ACK), Reason::Pinned, |_| ())?;
-        bed.forwarded(&bed.from_client(FIN | ACK), Reason::Pinned, |_| ())?;
-        bed.replied(&bed.from_backend(FIN | ACK), |c| c.closed += 1)?;
+        bed.forwarded(&bed.client_says(FIN | ACK), Reason::Pinned, |_| ())?;
+        bed.forwarded(&bed.client_says(FIN | ACK), Reason::Pinned, |_| ())?;
+        bed.replied(&bed.backend_says(FIN | ACK), |c| c.closed += 1)?;
         // A RST after a FIN each way is no failure.
-        bed.replied(&bed.from_backend(RST), |_| ())?;
-        bed.forwarded(&bed.from_client(RST), Reason::Pinned, |_| ())
+        bed.replied(&bed.backend_says(RST), |_| ())?;
+        bed.forwarded(&bed.client_says(RST), Reason::Pinned, |_| ())
     });
 }
 
@@ -288,7 +288,7 @@ fn not_ours_is_untouched() {
         let other_protocol = Frame::udp(bed.client, bed.vip);
         bed.passed(&other_protocol.bytes(), Reason::NotOurs)?;
         // From a backend, but of no flow of ours.
-        bed.passed(&bed.from_backend(ACK).bytes(), Reason::NoPin)?;
+        bed.passed(&bed.backend_says(ACK).bytes(), Reason::NoPin)?;
         let mut arp = bed.syn().bytes();
         arp[12..14].copy_from_slice(&0x0806_u16.to_be_bytes());
         bed.passed(&arp, Reason::NotIp)?;
@@ -376,11 +376,11 @@ fn port_reused() {
         syn_ack.transport =
             Transport::Tcp { flags: SYN | ACK, seq: BACKEND_ISN, ack: ISN + 77_778 };
         bed.replied(&syn_ack, |_| ())?;
-        bed.forwarded(&bed.from_client(ACK), Reason::Pinned, |c| c.established += 1)?;
+        bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |c| c.established += 1)?;
         // Established: a new SYN goes to the same backend, which settles it.
         bed.forwarded(&again, Reason::Pinned, |_| ())?;
-        bed.forwarded(&bed.from_client(FIN | ACK), Reason::Pinned, |_| ())?;
-        bed.replied(&bed.from_backend(FIN | ACK), |c| c.closed += 1)?;
+        bed.forwarded(&bed.client_says(FIN | ACK), Reason::Pinned, |_| ())?;
+        bed.replied(&bed.backend_says(FIN | ACK), |c| c.closed += 1)?;
         // Closed: picked again, by the split of now.
         let third = Frame::tcp(bed.client, bed.vip, SYN, ISN + 200_000, 0);
         let canary = if bed.vip.is_ipv4() { "10.0.0.21:8081" } else { "[fd00:0:0:1::21]:8081" };
@@ -404,13 +404,13 @@ fn refused_and_reset_are_told_apart() {
         bed.handshake()?;
         let far = Frame::tcp(bed.stable, bed.client, RST, BACKEND_ISN + (64 << 20), 0);
         bed.replied(&far, |_| ())?;
-        bed.replied(&bed.from_backend(RST), |c| c.resets_backend += 1)?;
-        bed.replied(&bed.from_backend(RST), |_| ())?;
+        bed.replied(&bed.backend_says(RST), |c| c.resets_backend += 1)?;
+        bed.replied(&bed.backend_says(RST), |_| ())?;
 
         bed.client.set_port(40_002);
         bed.handshake()?;
-        bed.forwarded(&bed.from_client(RST), Reason::Pinned, |c| c.resets_client += 1)?;
-        bed.forwarded(&bed.from_client(RST), Reason::Pinned, |_| ())
+        bed.forwarded(&bed.client_says(RST), Reason::Pinned, |c| c.resets_client += 1)?;
+        bed.forwarded(&bed.client_says(RST), Reason::Pinned, |_| ())
     });
 }
 
@@ -420,8 +420,8 @@ fn pins_outlive_weights_and_tables() {
         bed.handshake()?;
         for (split, stable) in [(1.0, &[STABLE][..]), (0.5, &[STABLE]), (1.0, &[])] {
             bed.plane.weights(1, split, stable, &[CANARY])?;
-            bed.forwarded(&bed.from_client(ACK).payload(b"x"), Reason::Pinned, |_| ())?;
-            bed.replied(&bed.from_backend(ACK).payload(b"y"), |_| ())?;
+            bed.forwarded(&bed.client_says(ACK).payload(b"x"), Reason::Pinned, |_| ())?;
+            bed.replied(&bed.backend_says(ACK).payload(b"y"), |_| ())?;
         }
         Ok(())
     });
@@ -430,17 +430,17 @@ fn pins_outlive_weights_and_tables() {
 #[test]
 fn taken_over_in_the_middle() {
     both(false, |bed| {
-        bed.forwarded(&bed.from_client(ACK), Reason::Midstream, |c| c.midstream += 1)?;
-        bed.forwarded(&bed.from_client(ACK), Reason::Pinned, |_| ())?;
-        bed.replied(&bed.from_backend(ACK), |c| c.established += 1)?;
+        bed.forwarded(&bed.client_says(ACK), Reason::Midstream, |c| c.midstream += 1)?;
+        bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |_| ())?;
+        bed.replied(&bed.backend_says(ACK), |c| c.established += 1)?;
         // A backend that knows nothing of it is not a failure of the version.
         bed.client.set_port(41_000);
-        bed.forwarded(&bed.from_client(ACK), Reason::Midstream, |c| c.midstream += 1)?;
-        bed.replied(&bed.from_backend(RST), |_| ())?;
+        bed.forwarded(&bed.client_says(ACK), Reason::Midstream, |c| c.midstream += 1)?;
+        bed.replied(&bed.backend_says(RST), |_| ())?;
         // A RST of nobody's flow is forwarded and leaves no pin.
         bed.client.set_port(41_001);
-        bed.forwarded(&bed.from_client(RST), Reason::Unpinned, |_| ())?;
-        bed.passed(&bed.from_backend(ACK).bytes(), Reason::NoPin)
+        bed.forwarded(&bed.client_says(RST), Reason::Unpinned, |_| ())?;
+        bed.passed(&bed.backend_says(ACK).bytes(), Reason::NoPin)
     });
 }
 
@@ -516,10 +516,10 @@ fn expiry_by_state() {
         bed.handshake()?;
         for _ in 0..3 {
             wait_jiffies(&mut bed, 260);
-            bed.forwarded(&bed.from_client(ACK), Reason::Pinned, |_| ())?;
+            bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |_| ())?;
         }
         wait_jiffies(&mut bed, 400);
-        bed.passed(&bed.from_backend(ACK).bytes(), Reason::NoPin)
+        bed.passed(&bed.backend_says(ACK).bytes(), Reason::NoPin)
     });
 }
 
@@ -542,8 +542,8 @@ fn a_full_bucket() {
         }
         for port in established {
             bed.client.set_port(port);
-            bed.forwarded(&bed.from_client(ACK), Reason::Pinned, |_| ())?;
-            bed.replied(&bed.from_backend(ACK), |_| ())?;
+            bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |_| ())?;
+            bed.replied(&bed.backend_says(ACK), |_| ())?;
         }
         Ok(())
     });
@@ -565,8 +565,8 @@ fn half_open_makes_room_and_closed_before_it() {
             bed.client.set_port(port);
             if bed.plane.run(&bed.syn_ack().bytes())?.reason == Reason::Reply {
                 left.push(port);
-                bed.forwarded(&bed.from_client(ACK), Reason::Pinned, |c| c.established += 1)?;
-                bed.forwarded(&bed.from_client(RST), Reason::Pinned, |c| c.resets_client += 1)?;
+                bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |c| c.established += 1)?;
+                bed.forwarded(&bed.client_says(RST), Reason::Pinned, |c| c.resets_client += 1)?;
             }
         }
         ensure!(left.len() == 8, "{left:?}");

@@ -1,67 +1,105 @@
-//! Set-up, build, test and demo of canary.
+//! Set-up, build, tests and demo of canary: `cargo xtask --help`.
 
-mod run;
+mod process;
+mod residue;
 mod setup;
-mod tally;
-mod test;
+mod summary;
+mod tests;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, os::unix::process::CommandExt as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
-/// Everything canary's developers type.
+use process::{cargo, command, output, privileged, run, workspace};
+
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask")]
-struct Cli {
+#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Find or install the eBPF toolchain and the tools that tests use
+enum Task {
+    /// Install what building, testing and the demo take; quick where all is there
     Setup,
-    /// Set up, and build the daemon for release
-    Build,
-    /// Set up, build, and run all tests (needs root: namespaces and XDP)
-    Test,
-    /// Set up, build, and show a canary release on this machine (needs root)
-    Demo {
-        /// For the demo: --keep leaves its lab up, --clean removes that
-        arguments: Vec<String>,
+    /// Build everything
+    Build {
+        /// With optimizations, as for use
+        #[arg(long)]
+        release: bool,
     },
-    /// Formatting and lints, warnings are errors
+    /// Run all tests, those of the data plane as root
+    Test {
+        /// Only tests with this in their names
+        filter: Option<String>,
+    },
+    /// Show canary at work in network namespaces, under load
+    Demo {
+        /// For the demo itself, such as --keep
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check format and lints; warnings are errors
     Lint,
+    /// Start a program as root (how `test` starts the tests)
+    #[command(hide = true)]
+    AsRoot {
+        program: OsString,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
-fn main() -> ExitCode {
-    let outcome = dispatch(&Cli::parse().command);
-    if let Err(error) = outcome {
-        eprintln!("xtask: {error:#}");
-        return ExitCode::FAILURE;
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Setup => setup::run_and_judge(),
+        Task::Build { release } => build(release),
+        Task::Test { filter } => tests::test(filter.as_deref()),
+        Task::Demo { arguments } => demo(&arguments),
+        Task::Lint => lint(),
+        Task::AsRoot { program, arguments } => as_root(&program, &arguments),
     }
-    ExitCode::SUCCESS
 }
 
-fn dispatch(command: &Command) -> Result<()> {
-    match command {
-        Command::Setup => setup::setup(),
-        Command::Build => {
-            setup::setup()?;
-            run::cargo(&["build", "--release", "--package", "canary-userspace"])
-        }
-        Command::Test => test::test(),
-        Command::Demo { arguments } => {
-            run::become_root("demo")?;
-            setup::setup()?;
-            run::cargo(&["build", "--release", "--package", "canary-userspace"])?;
-            run::cargo(&["build", "--release", "--package", "canary-tests", "--bins"])?;
-            run::exec(&run::workspace().join("target/release/canary-demo"), arguments)
-        }
-        Command::Lint => {
-            run::cargo(&["fmt", "--all", "--check"])?;
-            run::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+fn build(release: bool) -> Result<()> {
+    setup::run()?;
+    let mut build = cargo();
+    build.args(["build", "--workspace"]);
+    if release {
+        build.arg("--release");
+    }
+    run(&mut build)
+}
+
+fn demo(arguments: &[OsString]) -> Result<()> {
+    setup::run()?;
+    setup::require_kernel("the demo")?;
+    let packages = ["--package", "canary-tests", "--package", "canary-userspace"];
+    run(cargo().args(["build", "--release"]).args(packages))?;
+    let demo = workspace().join("target/release/canary-demo");
+    let mut demo = privileged(demo, "the demo")?;
+    // In our place, so that Ctrl-C and the exit code are the demo's own.
+    Err(demo.args(arguments).exec()).context("starting the demo")
+}
+
+fn lint() -> Result<()> {
+    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        // rustup's minimal profile has neither.
+        if output(cargo().args([subcommand, "--version"])).is_err() {
+            eprintln!("lint: installing rustup's component {component}");
+            run(command("rustup").args(["component", "add", component]))?;
         }
     }
+    setup::run()?;
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn as_root(program: &OsString, arguments: &[OsString]) -> Result<()> {
+    let mut root = privileged(program, "running a test")?;
+    // Tests look for their files from where cargo starts them.
+    root.current_dir(std::env::current_dir().context("finding the current directory")?);
+    Err(root.args(arguments).exec()).context("starting it as root")
 }

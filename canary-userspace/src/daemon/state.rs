@@ -22,10 +22,16 @@ use crate::{
     dataplane::{Dataplane, DataplaneError, OpenOptions},
     netlink::{Resolution, Resolver},
     plan::{self, Desired, DesiredService, Hop, Observed},
+    recent::Recent,
 };
 
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
+
+/// The latest connections that are judged by themselves, in multiples of
+/// `rollback.min_connections`: enough that a few chance failures among them
+/// stay below the allowed excess.
+const RECENT_FACTOR: u64 = 10;
 
 /// What was said to the daemon about a service, or decided by it.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +56,7 @@ pub(super) struct Daemon {
     pub(super) resolver: Resolver,
     pub(super) books: Books,
     pub(super) scan: Scan,
+    recent: BTreeMap<String, Recent>,
     pub(super) store: Store,
     /// Seconds since 1970.
     pub(super) started: f64,
@@ -91,6 +98,7 @@ impl Daemon {
             resolver: Resolver::new()?,
             books,
             scan: Scan::default(),
+            recent: BTreeMap::new(),
             store,
             started: started.as_secs_f64(),
             last_save: None,
@@ -236,16 +244,20 @@ impl Daemon {
             connections: ever.connections.saturating_sub(stable.connections),
             bad: ever.bad.saturating_sub(stable.bad),
         };
-        let seen = controller::Observation {
-            split,
-            canary,
-            stable,
-            stable_before: (before.connections > 0).then_some(before),
-        };
-        if let Decision::Rollback { reason, .. } =
-            controller::decide(&seen, &service.rollback, SystemTime::now())
-        {
-            self.roll_back(&service.name, reason)?;
+        let stable_before = (before.connections > 0).then_some(before);
+        let whole = controller::Observation { split, canary, stable, stable_before };
+        let rules = &service.rollback;
+        let enough = rules.min_connections.saturating_mul(RECENT_FACTOR);
+        let recent = self.recent.entry(service.name.clone()).or_default();
+        let latest = recent.look(canary, stable, enough).map(|(canary, stable)| {
+            controller::Observation { split, canary, stable, stable_before }
+        });
+        for seen in [Some(whole), latest].into_iter().flatten() {
+            if let Decision::Rollback { reason, .. } =
+                controller::decide(&seen, rules, SystemTime::now())
+            {
+                return self.roll_back(&service.name, reason);
+            }
         }
         Ok(())
     }
@@ -363,6 +375,9 @@ impl Daemon {
         let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
         if let Err(error) = self.resolver.refresh(&addresses).await {
             tracing::warn!("{error}");
+        }
+        if !self.unresolved.is_empty() {
+            self.resolve_again().await;
         }
     }
 

@@ -1,5 +1,9 @@
 //! Array maps mapped into memory: reads at memory speed, writes that are one
 //! atomic store a word.
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a pointer into a record, and the access to it, are one thing"
+)]
 
 use std::{
     marker::PhantomData,

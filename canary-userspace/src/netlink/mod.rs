@@ -63,6 +63,8 @@ pub enum NetlinkError {
 pub struct Resolver {
     handle: Handle,
     changes: mpsc::UnboundedReceiver<()>,
+    /// A change was heard of and not yet told.
+    changing: bool,
 }
 
 /// A route's end: the interface, and who is asked for on its link.
@@ -107,18 +109,24 @@ impl Resolver {
                 }
             }
         });
-        Ok(Self { handle, changes })
+        Ok(Self { handle, changes, changing: false })
     }
 
     /// Completes when links, routes, addresses or neighbours have changed.
     /// Losing the future loses no change.
     pub async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
-            // No socket any more: nothing will ever change.
-            std::future::pending::<()>().await;
+        if !self.changing {
+            if self.changes.recv().await.is_none() {
+                // No socket any more: nothing will ever change.
+                std::future::pending::<()>().await;
+            }
+            // Written down before the next wait: a future that is dropped
+            // there must not take the news with it.
+            self.changing = true;
         }
         tokio::time::sleep(BURST).await;
         while self.changes.try_recv().is_ok() {}
+        self.changing = false;
     }
 
     /// The way to a backend. Where its neighbour is not known, the kernel is

@@ -1,0 +1,267 @@
+//! Real clients: many short connections, and some that never end. Sockets
+//! belong to the network namespace of the thread that opens them, so each
+//! client thread enters its host's first.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Lab;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
+const ONCE: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
+
+/// Moves the calling thread to a host.
+fn enter(lab: &Lab, host: &str) -> Result<()> {
+    let namespace = File::open(format!("/run/netns/{}", lab.namespace(host)))?;
+    // SAFETY: changes this thread's namespace only.
+    let failed = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0;
+    ensure!(!failed, "entering {host}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What came of one connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The server's name.
+    Answered(String),
+    Refused,
+    Reset,
+    TimedOut,
+    Other(String),
+}
+
+/// One request on one connection.
+#[must_use]
+pub fn fetch(to: SocketAddr) -> Outcome {
+    match once(to) {
+        Ok(name) => Outcome::Answered(name),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => Outcome::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Outcome::Reset,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Outcome::TimedOut,
+            _ => Outcome::Other(error.to_string()),
+        },
+    }
+}
+
+fn once(to: SocketAddr) -> std::io::Result<String> {
+    let mut stream = connect(to)?;
+    stream.write_all(ONCE)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let empty = || std::io::Error::new(ErrorKind::UnexpectedEof, "no answer");
+    answer.lines().last().map(str::to_owned).ok_or_else(empty)
+}
+
+fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// New connections at a bounded rate, from a few threads.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    outcomes: Arc<Mutex<BTreeMap<Outcome, u64>>>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+/// Outcomes and how often each came.
+pub type LoadReport = BTreeMap<Outcome, u64>;
+
+impl Load {
+    /// `total` connections at most, `per_second` of them at most.
+    pub fn start(lab: &Arc<Lab>, to: SocketAddr, per_second: u32, total: u64) -> Self {
+        const THREADS: u32 = 4;
+        let stop = Arc::new(AtomicBool::new(false));
+        let outcomes = Arc::new(Mutex::new(BTreeMap::new()));
+        let left = Arc::new(AtomicU64::new(total));
+        let pause = Duration::from_secs(1) * THREADS / per_second.max(1);
+        let threads = (0..THREADS).map(|_| {
+            let (lab, stop) = (Arc::clone(lab), Arc::clone(&stop));
+            let (outcomes, left) = (Arc::clone(&outcomes), Arc::clone(&left));
+            std::thread::spawn(move || {
+                enter(&lab, "client")?;
+                let mut next = Instant::now();
+                let take = |n: u64| n.checked_sub(1);
+                while !stop.load(Ordering::Relaxed)
+                    && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+                {
+                    let outcome = fetch(to);
+                    if let Ok(mut outcomes) = outcomes.lock() {
+                        *outcomes.entry(outcome).or_default() += 1;
+                    }
+                    next += pause;
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+                Ok(())
+            })
+        });
+        let threads = threads.collect();
+        Self { stop, outcomes, threads }
+    }
+
+    /// What came of it so far.
+    #[must_use]
+    pub fn so_far(&self) -> LoadReport {
+        self.outcomes.lock().map(|outcomes| outcomes.clone()).unwrap_or_default()
+    }
+
+    /// Waits for the total.
+    ///
+    /// # Errors
+    /// Where a thread could not do its work.
+    pub fn finish(self) -> Result<LoadReport> {
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(self.outcomes.lock().map(|outcomes| outcomes.clone()).unwrap_or_default())
+    }
+
+    /// Stops now.
+    ///
+    /// # Errors
+    /// Where a thread could not do its work.
+    pub fn stop(self) -> Result<LoadReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.finish()
+    }
+}
+
+/// Keep-alive connections that are opened once and never again.
+#[derive(Debug)]
+pub struct Holders {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<HoldersReport>>,
+}
+
+/// What became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HoldersReport {
+    pub connections: usize,
+    pub requests: u64,
+    /// Answered by another server than before.
+    pub moved: u64,
+    /// Cut, each with its error.
+    pub cut: Vec<String>,
+    /// Connections by the server they are on.
+    pub on: BTreeMap<String, u64>,
+}
+
+impl Holders {
+    /// Opens `count` connections; returns when all have had an answer. Each
+    /// then asks again about once `every`.
+    ///
+    /// # Errors
+    /// Where one cannot be opened.
+    pub fn start(lab: &Arc<Lab>, to: SocketAddr, count: usize, every: Duration) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ready, opened) = std::sync::mpsc::channel();
+        let (lab, stopping) = (Arc::clone(lab), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            enter(&lab, "client")?;
+            let mut held = Vec::new();
+            for _ in 0..count {
+                let mut stream = connect(to)?;
+                let server = ask(&mut stream)?;
+                held.push((stream, server));
+            }
+            ready.send(()).ok();
+            Ok(hold(held, every, &stopping))
+        });
+        let holders = Self { stop, thread };
+        if opened.recv().is_ok() {
+            return Ok(holders);
+        }
+        holders.stop().context("opening keep-alive connections")?;
+        anyhow::bail!("the keep-alive client ended early")
+    }
+
+    /// One last round, and the report.
+    ///
+    /// # Errors
+    /// Where the thread could not do its work.
+    pub fn stop(self) -> Result<HoldersReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the keep-alive client panicked"))?
+    }
+}
+
+fn hold(held: Vec<(TcpStream, String)>, every: Duration, stop: &AtomicBool) -> HoldersReport {
+    let mut report = HoldersReport { connections: held.len(), ..HoldersReport::default() };
+    for (_, server) in &held {
+        *report.on.entry(server.clone()).or_default() += 1;
+    }
+    let mut held: Vec<_> = held.into_iter().map(Some).collect();
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        for slot in &mut held {
+            let Some((stream, server)) = slot else { continue };
+            match ask(stream) {
+                Ok(name) => {
+                    report.requests += 1;
+                    report.moved += u64::from(name != *server);
+                }
+                Err(error) => {
+                    report.cut.push(format!("{server}: {error}"));
+                    *slot = None;
+                }
+            }
+        }
+        if last {
+            return report;
+        }
+        while begun.elapsed() < every && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// One request on a connection that stays: the server's name.
+fn ask(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.write_all(KEEP_ALIVE)?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 2048];
+    // Headers, an empty line, and the name with its line's end.
+    loop {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend(&buffer[..read]);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((_, body)) = text.split_once("\r\n\r\n")
+            && let Some(name) = body.strip_suffix('\n')
+        {
+            return Ok(name.to_owned());
+        }
+    }
+}
+
+/// Runs `body` on a host.
+///
+/// # Errors
+/// Where the host cannot be entered.
+pub fn at<T: Send>(lab: &Lab, host: &str, body: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| enter(lab, host).map(|()| body()));
+        thread.join().map_err(|_| anyhow::anyhow!("the client panicked"))?
+    })
+}

@@ -1,0 +1,128 @@
+//! `canary run` on the balancer, and the command line beside it.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use canary::api::{client::Client, types::Status};
+
+use super::{HOSTS, Lab, Process, VIP_V4, VIP_V6, wait_for};
+
+/// The daemon of a lab.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Process>,
+    binary: PathBuf,
+    pub config: PathBuf,
+    pub socket: PathBuf,
+    pub log: PathBuf,
+}
+
+/// The `canary` binary beside the running test or demo.
+///
+/// # Errors
+/// Where it has not been built.
+pub(super) fn binary() -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    let found = me.ancestors().skip(1).map(|dir| dir.join("canary")).find(|file| file.is_file());
+    found.context("no canary binary beside this one: run `cargo build` first")
+}
+
+/// A configuration with a service of each family; `extra` is added to both.
+#[must_use]
+pub fn config(lab: &Lab, top: &str, extra: &str) -> String {
+    let directory = lab.directory.display();
+    let interfaces: Vec<_> =
+        HOSTS.iter().map(|host| format!("{:?}", Lab::interface(host))).collect();
+    let service = |name: &str, listen: &str, v6: bool| {
+        let [s1, s2, c1] = ["s1", "s2", "c1"].map(|host| Lab::backend(host, v6));
+        format!(
+            "[service.{name}]\nlisten = {listen:?}\nstable = [{s1:?}, {s2:?}]\ncanary = [{c1:?}]\n{extra}\n"
+        )
+    };
+    format!(
+        "interfaces = [{}]\nsocket = \"{directory}/canary.sock\"\nbpffs = {:?}\n\
+         state_dir = \"{directory}/state\"\n{top}\n\
+         [metrics]\nlisten = \"127.0.0.1:9871\"\ntextfile = \"{directory}/textfile/canary.prom\"\n\
+         textfile_interval = \"1s\"\n\n{}\n{}",
+        interfaces.join(", "),
+        lab.bpffs(),
+        service("web", VIP_V4, false),
+        service("web6", VIP_V6, true)
+    )
+}
+
+impl Daemon {
+    /// Starts it with this configuration and waits until it answers.
+    ///
+    /// # Errors
+    /// Where it does not come up; its log is part of the error.
+    pub fn start(lab: &Lab, text: &str) -> Result<Self> {
+        fs::create_dir_all(lab.directory.join("textfile"))?;
+        let mut daemon = Self {
+            process: None,
+            binary: binary()?,
+            config: lab.directory.join("canary.toml"),
+            socket: lab.directory.join("canary.sock"),
+            log: lab.directory.join("canary.log"),
+        };
+        fs::write(&daemon.config, text)?;
+        daemon.restart(lab)?;
+        Ok(daemon)
+    }
+
+    /// Starts it again, after [`Daemon::kill`].
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(&self.log)?;
+        let mut command = lab.on("lb", &self.binary);
+        command.arg("run").arg("--config").arg(&self.config);
+        command.stderr(log).stdout(Stdio::null());
+        self.process = Some(Process::start(&mut command)?);
+        let up = wait_for("the daemon", Duration::from_secs(20), || self.status().is_ok());
+        up.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())?;
+        // All backends' neighbours have answered.
+        let resolved = wait_for("the backends", Duration::from_secs(10), || {
+            self.status().is_ok_and(|status| status.warnings.is_empty())
+        });
+        resolved.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Over the API, as fast as it goes.
+    ///
+    /// # Errors
+    /// Where the daemon does not answer.
+    pub fn status(&self) -> Result<Status> {
+        Ok(Client::new(&self.socket).get("/v1/status")?)
+    }
+
+    /// The command line: its output.
+    ///
+    /// # Errors
+    /// With what it printed, where it fails.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.binary)
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(arguments)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "canary {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}

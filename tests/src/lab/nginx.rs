@@ -1,0 +1,100 @@
+//! Real servers.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::Result;
+
+use super::{Lab, PORT, Process, wait_for};
+
+/// How a server behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Answers with its name.
+    Good,
+    /// Resets each connection instead of answering.
+    Resetting,
+}
+
+/// An nginx on a host, answering with the host's name.
+#[derive(Debug)]
+pub struct Nginx {
+    process: Process,
+    config: PathBuf,
+    host: String,
+}
+
+impl Nginx {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// Where nginx is missing or does not start.
+    pub fn start(lab: &Lab, host: &str) -> Result<Self> {
+        let directory = lab.directory.join(host);
+        fs::create_dir_all(&directory)?;
+        // For downloads: larger than a slow client takes in half a minute.
+        fs::write(directory.join("large"), vec![b'x'; 45 << 20])?;
+        let config = directory.join("nginx.conf");
+        fs::write(&config, text(&directory, host, Behaviour::Good))?;
+        let mut command = lab.on(host, "nginx");
+        let process = Process::start(command.arg("-c").arg(&config))?;
+        let nginx = Self { process, config, host: host.to_owned() };
+        wait_for("nginx to listen", Duration::from_secs(10), || {
+            lab.command(host, "curl", &["-s", &format!("http://127.0.0.1:{PORT}/")]).is_ok()
+        })?;
+        Ok(nginx)
+    }
+
+    /// Changes how it answers; connections that exist go on.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be written.
+    pub fn behave(&self, behaviour: Behaviour) -> Result<()> {
+        let directory = self.config.parent().unwrap_or(&self.config);
+        fs::write(&self.config, text(directory, &self.host, behaviour))?;
+        let pid = i32::try_from(self.process.pid())?;
+        // SAFETY: a signal to a child of ours.
+        unsafe { libc::kill(pid, libc::SIGHUP) };
+        Ok(())
+    }
+
+    /// Stops it; its port refuses connections then.
+    pub fn stop(&mut self) {
+        let pid = self.process.pid().cast_signed();
+        // The master ends its workers on SIGTERM, but not when killed.
+        // SAFETY: a signal to a child of ours.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        wait_for("nginx to end", Duration::from_secs(5), || !self.process.is_running()).ok();
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn text(directory: &std::path::Path, host: &str, behaviour: Behaviour) -> String {
+    let directory = directory.display();
+    let answer = match behaviour {
+        Behaviour::Good => format!("return 200 \"{host}\\n\";"),
+        // With `reset_timedout_connection` 444 ends in a RST.
+        Behaviour::Resetting => "return 444;".to_owned(),
+    };
+    format!(
+        "daemon off; pid {directory}/pid; error_log {directory}/error.log; user root;
+worker_processes 1; worker_shutdown_timeout 300s;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; keepalive_timeout 3600s; keepalive_requests 1000000000;
+  reset_timedout_connection on; client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{
+    listen {PORT} backlog=8192; listen [::]:{PORT} backlog=8192;
+    location / {{ {answer} }}
+    location /large {{ root {directory}; limit_rate 1500k; }}
+  }}
+}}
+"
+    )
+}

@@ -1,0 +1,310 @@
+//! End to end: real servers and clients in network namespaces, `canary run`
+//! on veths, the command line beside it. One at a time; nothing stays behind.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use canary::{
+    api::types::{BackendStatus, Status, Where},
+    stats::binomial_interval,
+};
+use canary_tests::lab::{
+    Behaviour, Daemon, Holders, Lab, Load, LoadReport, Nginx, Outcome, Process, VIP_V4, VIP_V6, at,
+    config, fetch, wait_for,
+};
+
+/// 99.9 %, two-sided.
+const Z: f64 = 3.29;
+
+/// A lab with servers and a daemon. Dropped front to back.
+struct Bed {
+    daemon: Daemon,
+    servers: Vec<Nginx>,
+    lab: Arc<Lab>,
+}
+
+impl Bed {
+    fn new(name: &str, top: &str, extra: &str) -> Result<Self> {
+        let lab = Lab::new(name)?;
+        let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
+        let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
+        let daemon = Daemon::start(&lab, &config(&lab, top, extra))?;
+        Ok(Self { daemon, servers, lab: Arc::new(lab) })
+    }
+
+    /// Takes everything down; nothing may be left.
+    fn end(self) -> Result<()> {
+        self.daemon.cli(&["detach"])?;
+        let Self { daemon, servers, lab } = self;
+        drop(daemon);
+        drop(servers);
+        let bpffs = lab.bpffs();
+        ensure!(!bpffs.exists(), "{} is left after detach", bpffs.display());
+        lab.remove();
+        let left = lab.residue();
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    }
+
+    fn canary_server(&mut self) -> &mut Nginx {
+        self.servers.last_mut().unwrap()
+    }
+
+    fn backend(&self, service: &str, track: &str) -> Result<BackendStatus> {
+        find(&self.daemon.status()?, service, track)
+    }
+
+    fn configured(&self, service: &str) -> Result<f64> {
+        let status = self.daemon.status()?;
+        let service = status.services.iter().find(|s| s.name == service);
+        Ok(service.context("the service is gone")?.split.configured)
+    }
+}
+
+/// The first backend of a track.
+fn find(status: &Status, service: &str, track: &str) -> Result<BackendStatus> {
+    let service = status.services.iter().find(|s| s.name == service);
+    let tracks = &service.context("the service is gone")?.tracks;
+    let track = tracks.iter().find(|t| t.name == track).context("the track is gone")?;
+    Ok(track.backends[0].clone())
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn answered(report: &LoadReport, server: &str) -> u64 {
+    report.get(&Outcome::Answered(server.to_owned())).copied().unwrap_or(0)
+}
+
+/// All connections were answered; how many by the canary.
+fn all_answered(report: &LoadReport, total: u64) -> Result<u64> {
+    let good: u64 = ["s1", "s2", "c1"].iter().map(|server| answered(report, server)).sum();
+    ensure!(good == total, "{good} of {total} were answered: {report:?}");
+    Ok(answered(report, "c1"))
+}
+
+fn split_holds(bed: &Bed, service: &str, vip: &str, percent: &str, total: u64) -> Result<()> {
+    bed.daemon.cli(&["weight", service, percent])?;
+    let split = bed.configured(service)?;
+    let before = bed.backend(service, "canary")?.counters.connections;
+    let report = Load::start(&bed.lab, address(vip), 20_000, total).finish()?;
+    let canary = all_answered(&report, total)?;
+    let counted = bed.backend(service, "canary")?.counters.connections - before;
+    ensure!(counted == canary, "canary counted {counted}, its clients {canary}");
+    let (low, high) = binomial_interval(canary, total, Z);
+    ensure!(low <= split && split <= high, "{canary} of {total} is not {percent}");
+    Ok(())
+}
+
+#[test]
+fn splits_hold_over_real_connections() {
+    let body = || {
+        let bed = Bed::new("split", "", "")?;
+        for percent in ["1%", "10%", "50%"] {
+            split_holds(&bed, "web", VIP_V4, percent, 20_000)?;
+        }
+        split_holds(&bed, "web", VIP_V4, "0%", 2000)?;
+        ensure!(bed.daemon.status()?.services[0].split.actual == Some(0.0));
+        split_holds(&bed, "web6", VIP_V6, "10%", 20_000)?;
+        bed.end()
+    };
+    body().unwrap();
+}
+
+#[test]
+fn connections_live_through_everything() {
+    let body = || {
+        let bed = Bed::new("live", "", "")?;
+        bed.daemon.cli(&["weight", "web", "30%"])?;
+        let every = Duration::from_millis(500);
+        let holders = Holders::start(&bed.lab, address(VIP_V4), 200, every)?;
+        let url = format!("http://{VIP_V4}/large");
+        let mut download = bed.lab.on("client", "curl");
+        download.args(["-sS", "-o", "/dev/null", "-w", "%{size_download}", &url]);
+        let download = std::thread::spawn(move || download.output());
+        let begun = Instant::now();
+        let text = std::fs::read_to_string(&bed.daemon.config)?;
+        let s1 = Lab::backend("s1", false);
+        for round in 0.. {
+            if begun.elapsed() > Duration::from_secs(32) && download.is_finished() {
+                break;
+            }
+            bed.daemon.cli(&["weight", "web", ["0%", "1%", "100%", "50%"][round % 4]])?;
+            bed.daemon.cli(&["drain", "web", &s1])?;
+            std::thread::sleep(Duration::from_millis(300));
+            bed.daemon.cli(&["drain", "web", &s1, "--undo"])?;
+            let weight = format!("stable = [\n{{ address = {s1:?}, weight = {} }},", 1 + round % 5);
+            let changed = text.replacen(&format!("stable = [{s1:?},"), &weight, 1);
+            std::fs::write(&bed.daemon.config, changed)?;
+            bed.daemon.cli(&["reload"])?;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let downloaded = download.join().unwrap()?;
+        ensure!(
+            downloaded.status.success() && downloaded.stdout == (45 << 20).to_string().as_bytes()
+        );
+        let report = holders.stop()?;
+        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        ensure!(report.on.len() == 3, "all three servers hold some: {:?}", report.on);
+        // A drain is over when its last connection is.
+        bed.daemon.cli(&["drain", "web", "canary", "--wait", "--timeout", "20s"])?;
+        ensure!(bed.backend("web", "canary")?.state == "drained");
+        bed.end()
+    };
+    body().unwrap();
+}
+
+/// Breaks the canary under load; the daemon must take it out, and stable must
+/// see nothing of it.
+fn rolls_back(name: &str, fault: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<BackendStatus> {
+    let mut bed = Bed::new(name, "", "")?;
+    bed.daemon.cli(&["weight", "web", "20%"])?;
+    let load = Load::start(&bed.lab, address(VIP_V4), 400, u64::MAX);
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(bed.configured("web")? > 0.0, "a good canary was taken out");
+    fault(bed.canary_server())?;
+    wait_for("the rollback", Duration::from_secs(15), || {
+        bed.configured("web").is_ok_and(|split| split == 0.0)
+    })?;
+    std::thread::sleep(Duration::from_millis(500));
+    let before = load.so_far();
+    std::thread::sleep(Duration::from_secs(1));
+    let after = load.stop()?;
+    ensure!(answered(&after, "c1") == answered(&before, "c1"), "the canary still gets some");
+    let failed = |report: &LoadReport| {
+        let all = report.iter().filter(|(outcome, _)| !matches!(outcome, Outcome::Answered(_)));
+        all.map(|(_, count)| count).sum::<u64>()
+    };
+    ensure!(failed(&after) == failed(&before), "failures go on: {after:?}");
+    let status = bed.daemon.status()?;
+    ensure!(status.services[0].rollout.reason.contains("rolled back"), "{status:?}");
+    let stable = find(&status, "web", "stable")?.counters;
+    ensure!(stable.refused + stable.resets_backend == 0, "{stable:?}");
+    let canary = find(&status, "web", "canary")?;
+    bed.end()?;
+    Ok(canary)
+}
+
+#[test]
+fn a_stopped_canary_is_taken_out() {
+    let canary = rolls_back("refuse", |server| {
+        server.stop();
+        Ok(())
+    });
+    assert!(canary.unwrap().counters.refused > 0);
+}
+
+#[test]
+fn a_resetting_canary_is_taken_out() {
+    let canary = rolls_back("reset", |server| server.behave(Behaviour::Resetting));
+    assert!(canary.unwrap().counters.resets_backend > 0);
+}
+
+#[test]
+fn metrics_are_served_and_sound() {
+    let body = || {
+        let bed = Bed::new("metrics", "", "")?;
+        Load::start(&bed.lab, address(VIP_V4), 1000, 100).finish()?;
+        let textfile = bed.lab.directory.join("textfile");
+        let check = |text: &str, what: &str| {
+            ensure!(text.contains("canary_connections_total{"), "{what} has no connections");
+            let path = bed.lab.directory.join("checked");
+            std::fs::write(&path, text)?;
+            let command = format!("promtool check metrics < {}", path.display());
+            let said = bed.lab.command("lb", "sh", &["-c", &command])?;
+            ensure!(said.is_empty(), "promtool on {what}: {said}");
+            Ok(())
+        };
+        let url = "http://127.0.0.1:9871/metrics";
+        check(&bed.lab.command("lb", "curl", &["-sS", url])?, "/metrics")?;
+        let prom = textfile.join("canary.prom");
+        wait_for("the textfile", Duration::from_secs(10), || {
+            std::fs::read_to_string(&prom).is_ok_and(|text| text.contains("} 100\n"))
+        })
+        .or_else(|_| check(&std::fs::read_to_string(&prom)?, "the textfile"))?;
+        check(&std::fs::read_to_string(&prom)?, "the textfile")?;
+        let mut exporter = bed.lab.on("lb", "prometheus-node-exporter");
+        exporter
+            .arg("--collector.disable-defaults")
+            .arg("--collector.textfile")
+            .arg(format!("--collector.textfile.directory={}", textfile.display()))
+            .arg("--web.listen-address=127.0.0.1:9100")
+            .stderr(std::process::Stdio::null());
+        let _exporter = Process::start(&mut exporter)?;
+        let url = "http://127.0.0.1:9100/metrics";
+        wait_for("node_exporter", Duration::from_secs(10), || {
+            let served = bed.lab.command("lb", "curl", &["-sS", url]);
+            served.is_ok_and(|text| text.contains("canary_connections_total{"))
+        })?;
+        bed.end()
+    };
+    body().unwrap();
+}
+
+#[test]
+fn where_says_what_happens() {
+    let body = || {
+        let bed = Bed::new("where", "", "")?;
+        bed.daemon.cli(&["weight", "web", "40%"])?;
+        let client = Lab::address("client", false);
+        for port in 30_000..30_200 {
+            let asked = format!("{client}:{port}");
+            let answer = bed.daemon.cli(&["where", "web", &asked, "--json"])?;
+            let answer: Where = serde_json::from_str(&answer)?;
+            let port = port.to_string();
+            let url = format!("http://{VIP_V4}/");
+            let server =
+                bed.lab.command("client", "curl", &["-sS", "--local-port", &port, &url])?;
+            let expected = Lab::backend(server.trim(), false);
+            ensure!(answer.backend == Some(expected.clone()), "{answer:?}, but {expected}");
+        }
+        bed.end()
+    };
+    body().unwrap();
+}
+
+#[test]
+fn generic_mode_works_too() {
+    let body = || {
+        let bed = Bed::new("generic", "xdp_mode = \"generic\"", "")?;
+        let attached = bed.daemon.status()?.data_plane.attached;
+        ensure!(attached.iter().all(|a| a.mode == "generic"), "{attached:?}");
+        bed.daemon.cli(&["weight", "web", "50%"])?;
+        let report = Load::start(&bed.lab, address(VIP_V4), 2000, 1000).finish()?;
+        ensure!(all_answered(&report, 1000)? > 300, "{report:?}");
+        bed.end()
+    };
+    body().unwrap();
+}
+
+#[test]
+fn traffic_outlives_the_daemon() {
+    let body = || {
+        let mut bed = Bed::new("restart", "", "")?;
+        bed.daemon.cli(&["weight", "web", "25%"])?;
+        let every = Duration::from_millis(200);
+        let holders = Holders::start(&bed.lab, address(VIP_V4), 50, every)?;
+        let load = Load::start(&bed.lab, address(VIP_V4), 300, u64::MAX);
+        for _ in 0..5 {
+            bed.daemon.kill();
+            std::thread::sleep(Duration::from_millis(300));
+            let while_away = at(&bed.lab, "client", || fetch(address(VIP_V4)))?;
+            ensure!(matches!(while_away, Outcome::Answered(_)), "{while_away:?}");
+            bed.daemon.restart(&bed.lab)?;
+            ensure!((bed.configured("web")? - 0.25).abs() < 1e-9, "the split was lost");
+        }
+        let report = load.stop()?;
+        let total = report.values().sum();
+        all_answered(&report, total)?;
+        let report = holders.stop()?;
+        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        bed.end()
+    };
+    body().unwrap();
+}

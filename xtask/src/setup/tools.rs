@@ -1,0 +1,75 @@
+//! Programs that the tests and the demo use.
+
+use crate::process::find_program;
+
+/// A program somebody needs.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    /// The names it goes by; one of them is enough.
+    programs: &'static [&'static str],
+    /// Debian's package.
+    pub(crate) package: &'static str,
+    /// How to get it where Debian's packages are not to be had.
+    elsewhere: &'static str,
+    /// What for.
+    purpose: &'static str,
+}
+
+impl Tool {
+    pub(crate) const fn new(
+        programs: &'static [&'static str],
+        package: &'static str,
+        elsewhere: &'static str,
+        purpose: &'static str,
+    ) -> Self {
+        Self { programs, package, elsewhere, purpose }
+    }
+
+    fn is_there(&self) -> bool {
+        self.programs.iter().any(|program| find_program(program).is_some())
+    }
+
+    /// For somebody who has to install it by hand.
+    pub(crate) fn advice(&self) -> String {
+        let name = self.programs.first().copied().unwrap_or(self.package);
+        format!("{name} ({}): {}", self.purpose, self.elsewhere)
+    }
+}
+
+const TOOLS: [Tool; 12] = [
+    Tool::new(&["cc"], "gcc", "your system's C compiler, package gcc", "linking"),
+    Tool::new(&["ip"], "iproute2", "package iproute2, or iproute", "network namespaces"),
+    Tool::new(&["ethtool"], "ethtool", "package ethtool", "checksum offload of veths"),
+    Tool::new(&["tcpdump"], "tcpdump", "package tcpdump", "looking at packets"),
+    Tool::new(&["nft"], "nftables", "package nftables", "resets and drops in the lab"),
+    Tool::new(&["bpftool"], "bpftool", "package bpftool", "looking at programs and maps"),
+    Tool::new(&["nginx"], "nginx-light", "package nginx", "backends of the lab"),
+    Tool::new(&["curl"], "curl", "package curl", "clients of the lab"),
+    Tool::new(&["wrk"], "wrk", "package wrk, or https://github.com/wg/wrk", "load"),
+    Tool::new(&["hey"], "hey", "`go install github.com/rakyll/hey@latest`", "load"),
+    Tool::new(&["promtool"], "prometheus", "https://prometheus.io/download/", "checking metrics"),
+    Tool::new(
+        &["prometheus-node-exporter", "node_exporter"],
+        "prometheus-node-exporter",
+        "https://prometheus.io/download/#node_exporter",
+        "serving the textfile",
+    ),
+];
+
+/// The tools that are not on this machine.
+pub(crate) fn missing() -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| !tool.is_there()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tool;
+
+    #[test]
+    fn one_of_the_names_is_enough() {
+        let tool = |programs| Tool::new(programs, "p", "by hand", "tests");
+        assert!(tool(&["no-such-program", "sh"]).is_there());
+        assert!(!tool(&["no-such-program"]).is_there());
+        assert_eq!(tool(&["no-such-program"]).advice(), "no-such-program (tests): by hand");
+    }
+}
