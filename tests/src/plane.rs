@@ -200,18 +200,18 @@ impl Plane {
         self.apply(&writes)
     }
 
-    /// Gives a service timeouts of minutes.
+    /// Gives all of a service's states one timeout, in jiffies.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn long_timeouts(&mut self, number: u16) -> Result<()> {
+    pub fn timeouts(&mut self, number: u16, jiffies: u32) -> Result<()> {
         let mut record = self.services.get(&number).copied().context("no such service")?;
         record.timeouts = Timeouts {
-            half_open: 100_000,
-            established: 100_000,
-            closing: 100_000,
-            unanswered: 100_000,
-            answered: 100_000,
+            half_open: jiffies,
+            established: jiffies,
+            closing: jiffies,
+            unanswered: jiffies,
+            answered: jiffies,
         };
         self.apply(&[Write::Service { number, record }])
     }

@@ -184,7 +184,7 @@ fn two_cpus_on_the_same_buckets_for_a_minute() {
         })?;
         bed.weights(1, 0.0, &[1], &[])?;
         // Long enough that only what is closed or evicted goes.
-        bed.long_timeouts(1)?;
+        bed.timeouts(1, 100_000)?;
         for port in 10_000..10_000 + STEADY {
             bed.run(&by_client(port, SYN, ISN))?;
             bed.run(&by_backend(port, SYN | ACK, ISN + 1))?;

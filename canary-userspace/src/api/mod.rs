@@ -4,6 +4,8 @@
 pub mod client;
 pub mod request;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 /// A client's address with or without port: `192.0.2.1`, `192.0.2.1:4711`,

@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,11 +10,12 @@ use std::{
 use axum::{
     Json, Router,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Query, State,
+        ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query, State,
         connect_info::Connected,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{StatusCode, header},
+    http::{StatusCode, header, request::Parts},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::IncomingStream,
@@ -37,6 +38,8 @@ use crate::metrics;
 const MAX_BODY: usize = 64 << 10;
 /// The daemon answers within this, or something is wrong with it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A request, its body included, may take this long.
+const REQUEST_WITHIN: Duration = Duration::from_secs(11);
 /// Flows listed where no limit is asked for.
 const DEFAULT_FLOWS: usize = 50;
 
@@ -49,6 +52,8 @@ pub enum BindError {
         "another canary daemon answers on {0}; stop it first, or give this one another `socket`"
     )]
     Taken(PathBuf),
+    #[error("{0} is in the way and no socket; remove it, or give `socket` another path")]
+    NoSocket(PathBuf),
     #[error("binding {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
 }
@@ -75,6 +80,11 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(BindError::Taken(path.to_owned())),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            // Linux refuses alike where the path is no socket at all: a file
+            // named by mistake must not be lost.
+            if !std::fs::symlink_metadata(path).map_err(io)?.file_type().is_socket() {
+                return Err(BindError::NoSocket(path.to_owned()));
+            }
             std::fs::remove_file(path).map_err(io)?;
         }
         Err(_) => {}
@@ -122,7 +132,16 @@ fn router(requests: Requests) -> Router {
             error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(in_time))
         .with_state(requests)
+}
+
+/// A request whose body does not come is given up: `ask` limits the daemon's
+/// part only, so this leaves it a moment to say so first.
+async fn in_time(request: axum::extract::Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await.unwrap_or_else(|_| {
+        error(StatusCode::REQUEST_TIMEOUT, "the request did not come whole in time; send it again")
+    })
 }
 
 fn error(status: StatusCode, message: impl Into<String>) -> Response {
@@ -158,7 +177,12 @@ async fn ask<T>(
 }
 
 fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Refusal> {
-    body.map(|Json(body)| body).map_err(|e| Refusal::bad_request(e.body_text()))
+    body.map(|Json(body)| body).map_err(|rejection| {
+        Refusal::bad_request(match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => format!("the body is over {MAX_BODY} bytes"),
+            _ => rejection.body_text(),
+        })
+    })
 }
 
 fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
@@ -167,6 +191,18 @@ fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
 
 fn json<T: serde::Serialize>(answer: Result<T, Refusal>) -> Response {
     answer.map(Json).into_response()
+}
+
+/// The service of the path; one that is no text is refused as all else is.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let name = UrlPath::<String>::from_request_parts(parts, state).await;
+        name.map(|UrlPath(name)| Self(name)).map_err(|e| Refusal::bad_request(e.body_text()))
+    }
 }
 
 #[derive(Deserialize)]
@@ -186,17 +222,14 @@ async fn status(
     }
 }
 
-async fn get_weight(
-    State(requests): State<Requests>,
-    UrlPath(service): UrlPath<String>,
-) -> Response {
+async fn get_weight(State(requests): State<Requests>, Name(service): Name) -> Response {
     json(ask(&requests, |reply| Request::GetWeight { service, reply }).await)
 }
 
 async fn set_weight(
     State(requests): State<Requests>,
     ConnectInfo(by): ConnectInfo<Peer>,
-    UrlPath(service): UrlPath<String>,
+    Name(service): Name,
     asked: Result<Json<SetWeight>, JsonRejection>,
 ) -> Response {
     let split = body(asked).and_then(|SetWeight { split }| {
@@ -215,7 +248,7 @@ async fn set_weight(
 async fn set_drain(
     State(requests): State<Requests>,
     ConnectInfo(by): ConnectInfo<Peer>,
-    UrlPath(service): UrlPath<String>,
+    Name(service): Name,
     asked: Result<Json<SetDrain>, JsonRejection>,
 ) -> Response {
     match body(asked) {
@@ -234,7 +267,7 @@ struct DrainQuery {
 
 async fn drain_status(
     State(requests): State<Requests>,
-    UrlPath(service): UrlPath<String>,
+    Name(service): Name,
     asked: Result<Query<DrainQuery>, QueryRejection>,
 ) -> Response {
     match query(asked) {
@@ -252,7 +285,7 @@ struct WhereQuery {
 
 async fn where_to(
     State(requests): State<Requests>,
-    UrlPath(service): UrlPath<String>,
+    Name(service): Name,
     asked: Result<Query<WhereQuery>, QueryRejection>,
 ) -> Response {
     let client = query(asked)
@@ -274,7 +307,7 @@ struct FlowsQuery {
 
 async fn flows(
     State(requests): State<Requests>,
-    UrlPath(service): UrlPath<String>,
+    Name(service): Name,
     asked: Result<Query<FlowsQuery>, QueryRejection>,
 ) -> Response {
     match query(asked) {

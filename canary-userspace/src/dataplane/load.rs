@@ -152,7 +152,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, DataplaneError> {
     }
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
+pub(super) fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| DataplaneError::NoProgram(name.to_owned()))?;
     let program: &mut Xdp = program.try_into().context(|| format!("program {name}"))?;

@@ -1,6 +1,6 @@
 //! The plan itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use canary_common::{Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable};
 
@@ -36,8 +36,11 @@ struct Steps {
     services: Vec<Write>,
     /// Of services that no packet finds yet.
     first_weights: Vec<Write>,
-    directory: Option<Write>,
+    /// What is found from now on, and all that was.
+    wider_directory: Option<Write>,
     weights: Vec<Write>,
+    /// Without what is gone.
+    directory: Option<Write>,
     drops: Vec<Write>,
     forgets: Vec<u16>,
 }
@@ -55,8 +58,9 @@ impl Steps {
         writes.extend(self.tables);
         writes.extend(self.services);
         writes.extend(self.first_weights);
-        writes.extend(self.directory);
+        writes.extend(self.wider_directory);
         writes.extend(self.weights);
+        writes.extend(self.directory);
         writes.extend(self.drops);
         if !self.forgets.is_empty() {
             writes.push(Write::ForgetPins { backends: self.forgets });
@@ -92,11 +96,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Planned, Full> {
     }
     planning.drop_gone();
     planning.drop_unnamed();
-    let directory = records::directory(desired, &planning.numbers, &planning.sharing);
-    if observed.uncertain || directory != observed.directory {
-        planning.after.directory.clone_from(&directory);
-        planning.steps.directory = Some(Write::Directory { entries: directory });
-    }
+    planning.directory();
     Ok(Planned {
         writes: planning.steps.in_order(),
         after: planning.after,
@@ -270,6 +270,25 @@ impl Planning<'_> {
             }
         }
         Ok(tables)
+    }
+
+    /// Who comes is found before the first flow, who goes until after the last.
+    fn directory(&mut self) {
+        let wanted = records::directory(self.desired, &self.numbers, &self.sharing);
+        let mut wider = wanted.clone();
+        let keys: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
+        let former = &self.observed.directory;
+        wider.extend(former.iter().filter(|(key, _)| !keys.contains(key)));
+        let there: HashSet<_> = former.iter().copied().collect();
+        let is_there = wider.len() == there.len() && wider.iter().all(|e| there.contains(e));
+        let only_adds = wider.len() == wanted.len();
+        if self.observed.uncertain || !is_there {
+            self.steps.wider_directory = Some(Write::Directory { entries: wider });
+        }
+        if !only_adds {
+            self.steps.directory = Some(Write::Directory { entries: wanted.clone() });
+        }
+        self.after.directory = wanted;
     }
 
     fn drop_gone(&mut self) {

@@ -7,6 +7,8 @@ mod diff;
 pub mod directory;
 mod records;
 pub mod ring;
+#[cfg(test)]
+mod tests;
 mod uncertain;
 
 use std::{

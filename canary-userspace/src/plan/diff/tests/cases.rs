@@ -167,6 +167,24 @@ fn shared_backends_are_found_by_all_their_services() {
 }
 
 #[test]
+fn a_number_between_two_sharing_ones_breaks_no_chain() {
+    let shared = ["10.0.0.11:80"];
+    let behind = |name: &str, last: u8| service(name, &format!("192.0.2.{last}:80"), &shared, &[]);
+    let mut world = World::new(vec![behind("a", 1), behind("b", 2), behind("c", 3)]);
+    world.settle();
+    world.desired.services.remove(1);
+    world.settle();
+    let who = |world: &World, index| {
+        world.observed.backend_number(world.number(index), shared[0].parse().unwrap()).unwrap()
+    };
+    // All other numbers were given out meanwhile.
+    world.observed.cursor.backend = who(&world, 0);
+    world.desired.services.push(behind("d", 4));
+    world.settle();
+    assert!((who(&world, 0)..who(&world, 1)).contains(&who(&world, 2)));
+}
+
+#[test]
 fn a_silent_neighbour_keeps_its_last_next_hop() {
     let mut world = World::new(vec![web()]);
     let silent = "10.0.0.21:80".parse::<SocketAddr>().unwrap();
