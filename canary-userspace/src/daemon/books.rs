@@ -55,23 +55,25 @@ impl Books {
         Ok(sum)
     }
 
-    /// Folds cells that no backend books to and no live flow was born under.
+    /// Cells that no backend books new flows to any more.
+    pub(super) fn retired(&self, observed: &Observed) -> BTreeSet<u16> {
+        let current: BTreeSet<u16> = observed.backends.values().flat_map(|b| b.cells).collect();
+        self.cells().difference(&current).copied().collect()
+    }
+
+    /// Folds those cells of `over` that are retired: their counts go into the
+    /// base, their numbers are free.
     pub(super) fn fold<E>(
         &mut self,
         observed: &mut Observed,
-        living: &BTreeSet<u16>,
+        over: &BTreeSet<u16>,
         read: impl Fn(u16) -> Result<Counts, E>,
     ) -> Result<bool, E> {
-        let current: BTreeSet<u16> = observed.backends.values().flat_map(|b| b.cells).collect();
+        let retired = self.retired(observed);
         let mut folded = false;
         for book in self.0.values_mut() {
-            let over: Vec<u16> = book
-                .cells
-                .iter()
-                .filter(|cell| !current.contains(cell) && !living.contains(cell))
-                .copied()
-                .collect();
-            for cell in over {
+            let over = over.intersection(&retired).filter(|cell| book.cells.contains(cell));
+            for cell in over.copied().collect::<Vec<u16>>() {
                 let counts = read(cell)?;
                 add(&mut book.base, &counts);
                 book.cells.remove(&cell);
@@ -197,8 +199,14 @@ mod tests {
             Ok::<_, ()>((cell, SharedCell::default()))
         };
         let mut observed = Observed { cells: [1, 2].into(), ..Observed::default() };
-        // Cell 1 still has a flow, cell 2 has none, nothing is current.
-        assert_eq!(books.fold(&mut observed, &[1].into(), read), Ok(true));
+        // Cell 1 still has a flow, cell 2 has none.
+        let over = [2].into();
+        let owner = canary_common::Backend { cells: [1, 2], ..Default::default() };
+        observed.backends.insert(7, owner);
+        assert_eq!(books.fold(&mut observed, &over, read), Ok(false), "2 is current");
+        observed.backends.clear();
+        assert_eq!(books.retired(&observed), [1, 2].into());
+        assert_eq!(books.fold(&mut observed, &over, read), Ok(true));
         assert_eq!(observed.cells, [1].into());
         let total = books.total(&key, read).map(|counts| counts.0.connections);
         assert_eq!(total, Ok(30));

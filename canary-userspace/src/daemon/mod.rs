@@ -8,6 +8,7 @@ mod scan;
 mod state;
 mod status;
 mod store;
+mod tick;
 
 use std::{path::Path, time::Duration};
 

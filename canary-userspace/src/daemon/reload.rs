@@ -42,6 +42,7 @@ impl Daemon {
         if let Err(error) = self.apply() {
             self.config = old;
             self.runtime = runtime;
+            self.restore();
             self.detach_all(&added);
             return Err(Refusal::internal(format!("{error:#}; nothing was changed")));
         }

@@ -88,7 +88,8 @@ impl Daemon {
             if let Some(before) = before {
                 self.runtime.insert(name.to_owned(), before);
             }
-            return Err(Refusal::internal(format!("{error:#}")));
+            self.restore();
+            return Err(Refusal::internal(format!("{error:#}; going back to what was")));
         }
         self.save();
         Ok(())
@@ -217,10 +218,16 @@ impl Daemon {
                 format!("pinned to {address} since its first packet ({state})")
             }
             (Some((track, address)), _) => {
-                let side = if split.takes(answer.split_hash) { "below" } else { "not below" };
+                let wanted = split.takes(answer.split_hash);
+                let side = if wanted { "below" } else { "not below" };
+                let other = match (wanted, track) {
+                    (true, Track::Stable) => " (the canary has no backend for new flows)",
+                    (false, Track::Canary) => " (stable has no backend for new flows)",
+                    _ => "",
+                };
                 let slot = answer.slot;
                 format!(
-                    "a new flow: its hash {hash:.6} is {side} the split {:.6}, so {}; slot {slot} of that track's table is {address}",
+                    "a new flow: its hash {hash:.6} is {side} the split {:.6}, so {}{other}; slot {slot} of that track's table is {address}",
                     split.fraction(),
                     track.name()
                 )

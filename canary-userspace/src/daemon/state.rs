@@ -1,5 +1,4 @@
-//! The daemon's state and what changes it by itself: start, ticks, news of
-//! next hops.
+//! The daemon's state, its start, and how it is brought to the maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +11,12 @@ use anyhow::{Context as _, Result};
 use canary_common::{FrameAddresses, Split, Track, WeightTable};
 
 use super::{
-    books::{self, Books, Counts, Key},
-    scan::Scan,
+    books::Books,
+    scan::{Pins, Scan},
     store::{Found, Saved, SavedService, Store},
 };
 use crate::{
     config::{self, Config},
-    controller::{self, Decision, Tally},
     dataplane::{Dataplane, DataplaneError, OpenOptions},
     netlink::{Resolution, Resolver},
     plan::{self, Desired, DesiredService, Hop, Observed},
@@ -27,11 +25,6 @@ use crate::{
 
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
-
-/// The latest connections that are judged by themselves, in multiples of
-/// `rollback.min_connections`: enough that a few chance failures among them
-/// stay below the allowed excess.
-const RECENT_FACTOR: u64 = 10;
 
 /// What was said to the daemon about a service, or decided by it.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +49,9 @@ pub(super) struct Daemon {
     pub(super) resolver: Resolver,
     pub(super) books: Books,
     pub(super) scan: Scan,
-    recent: BTreeMap<String, Recent>,
+    /// Cells that nothing was born into since before the pass under way.
+    pub(super) retired: BTreeSet<u16>,
+    pub(super) recent: BTreeMap<String, Recent>,
     pub(super) store: Store,
     /// Seconds since 1970.
     pub(super) started: f64,
@@ -85,6 +80,8 @@ impl Daemon {
         observed.cells = books.cells();
         observed.cells.extend(observed.backends.values().flat_map(|backend| backend.cells));
         if plane.adopted() {
+            // Should the saved state not know them.
+            observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells);
             tracing::info!("took over the maps in {}", config.bpffs.display());
         }
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -98,6 +95,7 @@ impl Daemon {
             resolver: Resolver::new()?,
             books,
             scan: Scan::default(),
+            retired: BTreeSet::new(),
             recent: BTreeMap::new(),
             store,
             started: started.as_secs_f64(),
@@ -125,17 +123,25 @@ impl Daemon {
                 .map(|record| WeightTable::unpack(record.weights).split);
             let earlier = saved.services.get(&service.name);
             let configured = || Split::from_fraction(service.weight).unwrap_or(Split::NONE);
+            let rewritten = earlier.is_some_and(|e| e.file_weight != service.weight);
             let split = match (in_force, earlier) {
+                _ if service.canary.is_empty() => Split::NONE,
+                // The file says something new since it was last read.
+                _ if rewritten => configured(),
                 (Some(split), _) => split,
                 (None, Some(earlier)) => Split::from_parts(earlier.split),
                 (None, None) if damaged => Split::NONE,
                 (None, None) => configured(),
             };
+            let mut drained = earlier.map(|e| e.drained.clone()).unwrap_or_default();
+            let all = || service.stable.iter().chain(&service.canary);
+            drained.retain(|address| all().any(|backend| backend.address == *address));
+            let why = earlier.and_then(|e| e.rolled_back.clone());
             let runtime = Runtime {
                 split,
-                drained: earlier.map(|e| e.drained.clone()).unwrap_or_default(),
+                drained,
                 file_weight: service.weight,
-                rolled_back: earlier.and_then(|e| e.rolled_back.clone()),
+                rolled_back: why.filter(|_| !rewritten),
                 rollbacks: earlier.map_or(0, |e| e.rollbacks),
             };
             self.runtime.insert(service.name.clone(), runtime);
@@ -169,19 +175,47 @@ impl Daemon {
         Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
     }
 
-    /// Brings the maps to what should be.
+    /// Brings the maps to what should be. Where that fails on the way, each
+    /// tick tries again until the maps are as they should be.
     pub(super) fn apply(&mut self) -> Result<()> {
         let hz = self.plane()?.hz();
         let planned = plan::plan(&self.desired(hz), &self.observed)?;
+        if planned.short_of_cells {
+            tracing::warn!(
+                "all counter cells are in use by older flows: connections under the new split \
+                 are counted together with earlier ones until some have ended"
+            );
+        }
+        let before = std::mem::replace(&mut self.observed, planned.after);
         // Cells are entered before they can count.
-        let observed = std::mem::replace(&mut self.observed, planned.after);
         self.enter_cells();
         if let Err(error) = self.plane()?.apply(&planned.writes) {
-            // The next plan starts from what was, and writes all of it again.
-            self.observed = observed;
+            self.observed = before.uncertain(&self.observed);
             return Err(error.into());
         }
+        self.begin_epochs(&planned.writes);
         Ok(())
+    }
+
+    /// What was seen under another split says nothing of this one.
+    fn begin_epochs(&mut self, writes: &[plan::Write]) {
+        for service in &self.config.services {
+            let protocol = plan::protocol_number(service.protocol);
+            let number = self.observed.service_number(service.listen, protocol);
+            let begins = |write: &plan::Write| matches!(write, plan::Write::Weights { service, .. } if Some(*service) == number);
+            if writes.iter().any(begins) {
+                self.recent.remove(&service.name);
+            }
+        }
+    }
+
+    /// After a change that failed and was taken back.
+    pub(super) fn restore(&mut self) {
+        if self.observed.uncertain
+            && let Err(error) = self.apply()
+        {
+            tracing::error!("going back to what was: {error:#}; trying again");
+        }
     }
 
     fn enter_cells(&mut self) {
@@ -201,124 +235,6 @@ impl Daemon {
             }
         }
         self.books.retain(&configured);
-    }
-
-    /// Every 250 ms.
-    pub(super) fn tick(&mut self) {
-        if let Err(error) = self.look() {
-            tracing::error!("{error:#}");
-        }
-        if let Some(plane) = &mut self.plane {
-            plane.flush_log();
-        }
-    }
-
-    fn look(&mut self) -> Result<()> {
-        let now = self.plane()?.now()?;
-        let table = self.plane()?.flow_table();
-        if self.scan.step(&table, now) {
-            self.plane()?.reset_overflow_mark();
-            let living = self.scan.last.cells.clone();
-            let plane = self.plane.as_ref().context("detached")?;
-            let read = |cell| plane.cell(cell);
-            if self.books.fold(&mut self.observed, &living, read)? {
-                self.save();
-            }
-        }
-        for service in self.config.services.clone() {
-            self.control(&service)?;
-        }
-        Ok(())
-    }
-
-    /// The controller's look at a service.
-    fn control(&mut self, service: &config::Service) -> Result<()> {
-        let split = self.split(&service.name);
-        if split == Split::NONE || !service.rollback.enabled {
-            return Ok(());
-        }
-        let canary = books::tally(&self.in_epoch(service, Track::Canary)?);
-        let stable = books::tally(&self.in_epoch(service, Track::Stable)?);
-        let ever = books::tally(&self.over_all(service, Track::Stable)?);
-        let before = Tally {
-            connections: ever.connections.saturating_sub(stable.connections),
-            bad: ever.bad.saturating_sub(stable.bad),
-        };
-        let stable_before = (before.connections > 0).then_some(before);
-        let whole = controller::Observation { split, canary, stable, stable_before };
-        let rules = &service.rollback;
-        let enough = rules.min_connections.saturating_mul(RECENT_FACTOR);
-        let recent = self.recent.entry(service.name.clone()).or_default();
-        let latest = recent.look(canary, stable, enough).map(|(canary, stable)| {
-            controller::Observation { split, canary, stable, stable_before }
-        });
-        for seen in [Some(whole), latest].into_iter().flatten() {
-            if let Decision::Rollback { reason, .. } =
-                controller::decide(&seen, rules, SystemTime::now())
-            {
-                return self.roll_back(&service.name, reason);
-            }
-        }
-        Ok(())
-    }
-
-    fn roll_back(&mut self, service: &str, reason: String) -> Result<()> {
-        if let Some(runtime) = self.runtime.get_mut(service) {
-            tracing::warn!("{service}: rolled back: {reason}");
-            runtime.split = Split::NONE;
-            runtime.rolled_back = Some(reason);
-            runtime.rollbacks += 1;
-        }
-        self.apply()?;
-        self.save();
-        Ok(())
-    }
-
-    /// What a track counted in the current epoch.
-    pub(super) fn in_epoch(
-        &mut self,
-        service: &config::Service,
-        track: Track,
-    ) -> Result<Counts, DataplaneError> {
-        let protocol = plan::protocol_number(service.protocol);
-        let number = self.observed.service_number(service.listen, protocol);
-        let Some(record) = number.and_then(|n| self.observed.services.get(&n)) else {
-            return Ok(Counts::default());
-        };
-        let parity = usize::from(WeightTable::unpack(record.weights).parity);
-        let cells: Vec<u16> = backends(service, track)
-            .iter()
-            .filter_map(|b| self.observed.backend_number(number?, b.address))
-            .filter_map(|n| self.observed.backends.get(&n))
-            .map(|record| record.cells[parity])
-            .collect();
-        let mut sum = Counts::default();
-        for cell in cells {
-            books::add(&mut sum, &self.plane()?.cell(cell)?);
-        }
-        Ok(sum)
-    }
-
-    fn over_all(
-        &mut self,
-        service: &config::Service,
-        track: Track,
-    ) -> Result<Counts, DataplaneError> {
-        let mut sum = Counts::default();
-        for backend in backends(service, track) {
-            let total = self.total(&(service.name.clone(), backend.address))?;
-            books::add(&mut sum, &total);
-        }
-        Ok(sum)
-    }
-
-    /// A backend's counts over all epochs.
-    pub(super) fn total(&mut self, key: &Key) -> Result<Counts, DataplaneError> {
-        let plane = self.plane.as_ref();
-        self.books.total(key, |cell| match plane {
-            Some(plane) => plane.cell(cell),
-            None => Ok(Counts::default()),
-        })
     }
 
     /// After news from netlink.

@@ -1,18 +1,18 @@
 //! The plan itself.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    net::SocketAddr,
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use canary_common::{Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable};
+
+use super::{
+    Desired, DesiredService, Full, Observed, Write,
+    records::{
+        self, Numbers, Sharing, backend_record, fingerprint, protocol_number, service_record,
+    },
 };
 
-use canary_common::{
-    Address, Backend, BackendFlags, DirectoryKey, EntryKind, HashKeys, PROTO_TCP, PROTO_UDP,
-    Service, ServiceFlags, Track, WeightTable,
-};
-
-use super::{Desired, DesiredService, Full, Observed, Write, checksum_deltas, ring};
-use crate::config;
+#[cfg(test)]
+mod tests;
 
 /// The writes, and what the maps hold once they are carried out.
 #[derive(Clone, Debug)]
@@ -20,14 +20,9 @@ pub struct Planned {
     /// In the order in which no packet sees half a change.
     pub writes: Vec<Write>,
     pub after: Observed,
-}
-
-/// IP protocol number.
-pub(crate) const fn protocol_number(protocol: config::Protocol) -> u8 {
-    match protocol {
-        config::Protocol::Tcp => PROTO_TCP,
-        config::Protocol::Udp => PROTO_UDP,
-    }
+    /// There were too few free cells for a new epoch: new flows are booked
+    /// together with earlier ones, until older flows have ended.
+    pub short_of_cells: bool,
 }
 
 /// Writes by the step they belong to.
@@ -35,68 +30,88 @@ pub(crate) const fn protocol_number(protocol: config::Protocol) -> u8 {
 struct Steps {
     interfaces: Vec<Write>,
     cells: Vec<Write>,
-    backends: Vec<Write>,
+    /// By number.
+    backends: BTreeMap<u16, Write>,
     tables: Vec<Write>,
     services: Vec<Write>,
+    /// Of services that no packet finds yet.
+    first_weights: Vec<Write>,
+    /// What is found from now on, and all that was.
+    wider_directory: Option<Write>,
     weights: Vec<Write>,
+    /// Without what is gone.
+    directory: Option<Write>,
     drops: Vec<Write>,
     forgets: Vec<u16>,
 }
 
-/// Makes the plan: fresh cells and tables and records first, then one weight
-/// word a service, then the directory, and only then is dropped what nothing
-/// names any more.
+impl Steps {
+    /// Front to back: what nothing names yet; then what names it. A new service
+    /// is found when it has somewhere to send packets, and a backend gets its
+    /// first flow when its answers are known as its own. What nothing names any
+    /// more goes last.
+    fn in_order(self) -> Vec<Write> {
+        let mut writes = self.interfaces;
+        writes.extend(self.cells);
+        // From the end of a chain of sharing backends: who is named next is there.
+        writes.extend(self.backends.into_values().rev());
+        writes.extend(self.tables);
+        writes.extend(self.services);
+        writes.extend(self.first_weights);
+        writes.extend(self.wider_directory);
+        writes.extend(self.weights);
+        writes.extend(self.directory);
+        writes.extend(self.drops);
+        if !self.forgets.is_empty() {
+            writes.push(Write::ForgetPins { backends: self.forgets });
+        }
+        writes
+    }
+}
+
+/// Makes the plan.
 ///
 /// # Errors
 /// Where there are more of a kind than there are numbers; nothing is planned.
 pub fn plan(desired: &Desired, observed: &Observed) -> Result<Planned, Full> {
     let mut after = observed.clone();
-    let mut steps = Steps::default();
+    after.uncertain = false;
+    // Tables of an earlier daemon: in use, content unknown.
+    for table in named_tables(observed) {
+        after.tables.entry(table).or_insert(0);
+    }
     let numbers = assign(desired, &mut after)?;
-    let sharing = sharing(desired, &numbers);
-    let kept: BTreeSet<u16> = numbers.services.iter().copied().collect();
-
-    for (desired_service, &number) in desired.services.iter().zip(&numbers.services) {
-        plan_service(
-            desired,
-            desired_service,
-            number,
-            &numbers,
-            &sharing,
-            observed,
-            &mut after,
-            &mut steps,
-        )?;
+    let sharing = records::sharing(desired, &numbers);
+    let mut planning = Planning {
+        desired,
+        observed,
+        sharing,
+        numbers,
+        after,
+        steps: Steps::default(),
+        short_of_cells: false,
+    };
+    for (index, service) in desired.services.iter().enumerate() {
+        planning.service(service, planning.numbers.services[index])?;
     }
-    drop_gone(&kept, &numbers, &mut after, &mut steps);
-    let directory = directory(desired, &numbers, &sharing);
-    let mut writes = steps.interfaces;
-    writes.append(&mut steps.cells);
-    writes.append(&mut steps.backends);
-    writes.append(&mut steps.tables);
-    writes.append(&mut steps.services);
-    // A service is named when it has somewhere to send packets.
-    writes.append(&mut steps.weights);
-    if directory != observed.directory {
-        after.directory.clone_from(&directory);
-        writes.push(Write::Directory { entries: directory });
-    }
-    writes.append(&mut steps.drops);
-    if !steps.forgets.is_empty() {
-        writes.push(Write::ForgetPins { backends: steps.forgets });
-    }
-    Ok(Planned { writes, after })
+    planning.drop_gone();
+    planning.drop_unnamed();
+    planning.directory();
+    Ok(Planned {
+        writes: planning.steps.in_order(),
+        after: planning.after,
+        short_of_cells: planning.short_of_cells,
+    })
 }
 
-/// The numbers of services, in the order of `Desired::services`, and of
-/// backends.
-struct Numbers {
-    services: Vec<u16>,
-    backends: BTreeMap<(u16, SocketAddr), u16>,
+/// The tables that weight words name.
+fn named_tables(observed: &Observed) -> BTreeSet<u16> {
+    let words = observed.services.values().map(|service| WeightTable::unpack(service.weights));
+    words.flat_map(|word| word.tables).filter(|table| *table != 0).collect()
 }
 
 fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
-    let mut numbers = Numbers { services: Vec::new(), backends: BTreeMap::new() };
+    let mut numbers = Numbers::default();
     for service in &desired.services {
         let protocol = protocol_number(service.config.protocol);
         let number = match after.service_number(service.config.listen, protocol) {
@@ -123,231 +138,186 @@ fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
     Ok(numbers)
 }
 
-/// Who stands behind the same address, port and protocol, in order.
-type Sharing = BTreeMap<(SocketAddr, u8), Vec<u16>>;
+struct Planning<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    numbers: Numbers,
+    sharing: Sharing,
+    after: Observed,
+    steps: Steps,
+    short_of_cells: bool,
+}
 
-fn sharing(desired: &Desired, numbers: &Numbers) -> Sharing {
-    let mut sharing = Sharing::new();
-    for (service, number) in desired.services.iter().zip(&numbers.services) {
-        let protocol = protocol_number(service.config.protocol);
-        for (_, backend) in service.backends() {
-            let who = numbers.backends[&(*number, backend.address)];
-            sharing.entry((backend.address, protocol)).or_default().push(who);
+impl Planning<'_> {
+    fn service(&mut self, service: &DesiredService, number: u16) -> Result<(), Full> {
+        let current = self.after.services.get(&number).copied().unwrap_or_default();
+        // A record that may be half written is written as if it were new.
+        let is_known = current.flags & ServiceFlags::PRESENT != 0;
+        let old = is_known.then(|| WeightTable::unpack(current.weights));
+        let tables = self.tables(service, number, old)?;
+        let mut weights =
+            WeightTable { split: service.split, tables, parity: old.map_or(0, |old| old.parity) };
+        let changes = old != Some(weights);
+        let new_epoch = changes && self.has_cells_for_epoch(service, number);
+        if new_epoch {
+            weights.parity ^= 1;
         }
-    }
-    sharing
-}
+        self.backends(service, number, weights.parity, new_epoch)?;
 
-fn directory(desired: &Desired, numbers: &Numbers, sharing: &Sharing) -> Vec<(DirectoryKey, u32)> {
-    let mut entries = Vec::new();
-    for (service, number) in desired.services.iter().zip(&numbers.services) {
-        let listen = service.config.listen;
-        let key = DirectoryKey::new(
-            EntryKind::Service,
-            Address::from(listen.ip()),
-            listen.port().to_be(),
-            protocol_number(service.config.protocol),
-        );
-        entries.push((key, u32::from(*number)));
-    }
-    for ((address, protocol), who) in sharing {
-        let key = DirectoryKey::new(
-            EntryKind::Backend,
-            Address::from(address.ip()),
-            address.port().to_be(),
-            *protocol,
-        );
-        entries.push((key, u32::from(who[0])));
-    }
-    entries
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of one plan")]
-fn plan_service(
-    desired: &Desired,
-    service: &DesiredService,
-    number: u16,
-    numbers: &Numbers,
-    sharing: &Sharing,
-    observed: &Observed,
-    after: &mut Observed,
-    steps: &mut Steps,
-) -> Result<(), Full> {
-    let old = observed.services.get(&number).map(|s| WeightTable::unpack(s.weights));
-    let tables = plan_tables(service, number, numbers, old, after, steps)?;
-    let mut weights = WeightTable { split: service.split, tables, parity: 0 };
-    if let Some(old) = old {
-        weights.parity = old.parity;
-    }
-    // Another split or other tables: a new epoch, booked apart.
-    let new_epoch = old.is_none_or(|old| old != weights);
-    if new_epoch {
-        weights.parity ^= 1;
-    }
-    for (track, backend) in service.backends() {
-        let who = numbers.backends[&(number, backend.address)];
-        let mut record = backend_record(desired, service, number, track, backend, sharing, who);
-        let current = after.backends.get(&who).copied().unwrap_or_default();
-        record.cells = current.cells;
-        let is_new = current.flags & BackendFlags::PRESENT == 0;
-        if new_epoch || is_new {
-            let cell = after.new_cell()?;
-            steps.cells.push(Write::ClearCell { cell });
-            record.cells[usize::from(weights.parity)] = cell;
-            if is_new {
-                record.cells[usize::from(weights.parity ^ 1)] = cell;
+        let record = Service { weights: weights.pack(), ..service_record(self.desired, service) };
+        if (Service { weights: current.weights, ..record }) != current {
+            self.steps.services.push(Write::Service { number, record });
+        }
+        if changes {
+            let write = Write::Weights { service: number, weights };
+            if self.observed.services.contains_key(&number) {
+                self.steps.weights.push(write);
+            } else {
+                self.steps.first_weights.push(write);
             }
         }
-        if record != current {
-            steps.backends.push(Write::Backend { number: who, record });
-        }
-        if record.ifindex != 0 && record.ifindex != current.ifindex {
-            steps.interfaces.push(Write::AllowInterface { ifindex: record.ifindex });
-        }
-        after.backends.insert(who, record);
+        self.after.services.insert(number, record);
+        Ok(())
     }
-    let mut record = service_record(desired, service);
-    record.weights = weights.pack();
-    let current = after.services.get(&number).copied().unwrap_or_default();
-    if (Service { weights: current.weights, ..record }) != current {
-        steps.services.push(Write::Service { number, record });
-    }
-    if new_epoch {
-        steps.weights.push(Write::Weights { service: number, weights });
-    }
-    after.services.insert(number, record);
-    Ok(())
-}
 
-/// Both tracks' tables; a table whose content did not change keeps its number.
-fn plan_tables(
-    service: &DesiredService,
-    number: u16,
-    numbers: &Numbers,
-    old: Option<WeightTable>,
-    after: &mut Observed,
-    steps: &mut Steps,
-) -> Result<[u16; 2], Full> {
-    let mut tables = [0; 2];
-    for track in Track::ALL {
-        let former = old.map_or(0, |old| old.tables[track as usize]);
-        let members: Vec<_> = service
-            .track(track)
-            .iter()
-            .filter(|backend| service.is_usable(backend))
-            .map(|backend| ring::RingBackend {
-                number: numbers.backends[&(number, backend.address)],
-                name: backend.address.to_string().into(),
-                weight: backend.weight,
-            })
-            .collect();
-        let fingerprint = fingerprint(service, &members);
-        let unchanged = former != 0 && after.tables.get(&former) == Some(&fingerprint);
-        if unchanged && !members.is_empty() {
-            tables[track as usize] = former;
-            continue;
+    /// Another split or other tables are a new epoch, booked apart; but rather
+    /// booked together than not carried out.
+    fn has_cells_for_epoch(&mut self, service: &DesiredService, number: u16) -> bool {
+        let free = (MAX_CELLS as usize - 1).saturating_sub(self.after.cells.len());
+        let enough = service.backends().count() <= free;
+        if !enough && self.observed.services.contains_key(&number) {
+            self.short_of_cells = true;
         }
-        let seed = ring::name_hash(&service.config.seed, 0);
-        if let Some(slots) = ring::build(&members, service.config.table_size, seed) {
-            let used = after
-                .services
-                .values()
-                .flat_map(|s| WeightTable::unpack(s.weights).tables)
-                .collect();
-            let table = after.new_table(&used)?;
-            after.tables.insert(table, fingerprint);
-            steps.tables.push(Write::Table { number: table, slots });
-            tables[track as usize] = table;
+        enough
+    }
+
+    fn backends(
+        &mut self,
+        service: &DesiredService,
+        number: u16,
+        parity: u8,
+        new_epoch: bool,
+    ) -> Result<(), Full> {
+        for (track, backend) in service.backends() {
+            let who = self.numbers.backends[&(number, backend.address)];
+            let current = self.after.backends.get(&who).copied().unwrap_or_default();
+            let is_new = current.flags & BackendFlags::PRESENT == 0;
+            let mut record = backend_record(
+                self.desired,
+                service,
+                (number, who),
+                (track, backend),
+                &self.sharing,
+                &current,
+            );
+            if new_epoch || is_new {
+                self.new_cell(&mut record, parity, is_new)?;
+            }
+            if record != current {
+                self.steps.backends.insert(who, Write::Backend { number: who, record });
+            }
+            if record.ifindex != 0 && (is_new || record.ifindex != current.ifindex) {
+                self.steps.interfaces.push(Write::AllowInterface { ifindex: record.ifindex });
+            }
+            self.after.backends.insert(who, record);
         }
-        if former != 0 {
-            after.tables.remove(&former);
-            steps.drops.push(Write::DropTable { number: former });
+        Ok(())
+    }
+
+    fn new_cell(&mut self, record: &mut Backend, parity: u8, is_new: bool) -> Result<(), Full> {
+        let cell = match self.after.new_cell() {
+            Ok(cell) => cell,
+            // It has one from before, see `Observed::uncertain`.
+            Err(Full::Cells) if record.cells.iter().all(|cell| *cell != 0) => {
+                self.short_of_cells = true;
+                return Ok(());
+            }
+            Err(full) => return Err(full),
+        };
+        self.steps.cells.push(Write::ClearCell { cell });
+        record.cells[usize::from(parity)] = cell;
+        if is_new {
+            record.cells[usize::from(parity ^ 1)] = cell;
         }
+        Ok(())
     }
-    Ok(tables)
-}
 
-fn fingerprint(service: &DesiredService, members: &[ring::RingBackend<'_>]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (service.config.table_size, &service.config.seed).hash(&mut hasher);
-    for member in members {
-        (member.number, &member.name, member.weight).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-fn service_record(desired: &Desired, service: &DesiredService) -> Service {
-    let mut flags = ServiceFlags::PRESENT;
-    if service.config.affinity == config::Affinity::Client {
-        flags |= ServiceFlags::CLIENT_AFFINITY;
-    }
-    Service {
-        vip: Address::from(service.config.listen.ip()),
-        port_be: service.config.listen.port().to_be(),
-        protocol: protocol_number(service.config.protocol),
-        flags,
-        timeouts: service.timeouts(desired.jiffies_per_second),
-        pick: HashKeys::from_seed(ring::name_hash(&service.config.seed, 1)),
-        table_size: [service.config.table_size; 2],
-        ..Service::default()
-    }
-}
-
-fn backend_record(
-    desired: &Desired,
-    service: &DesiredService,
-    number: u16,
-    track: Track,
-    backend: &config::Backend,
-    sharing: &Sharing,
-    who: u16,
-) -> Backend {
-    let mut flags = BackendFlags::PRESENT;
-    if track == Track::Canary {
-        flags |= BackendFlags::CANARY;
-    }
-    let hop = desired.hops.get(&backend.address.ip());
-    if hop.is_some() {
-        flags |= BackendFlags::RESOLVED;
-    }
-    let key = (backend.address, protocol_number(service.config.protocol));
-    let chain = sharing.get(&key).map_or(&[][..], Vec::as_slice);
-    let next = chain.iter().skip_while(|&&n| n != who).nth(1).copied();
-    let (address_delta, transport_delta) = checksum_deltas(service.config.listen, backend.address);
-    Backend {
-        address: Address::from(backend.address.ip()),
-        port_be: backend.address.port().to_be(),
-        flags,
-        ifindex: hop.map_or(0, |hop| hop.ifindex),
-        frame: hop.map_or_else(Default::default, |hop| hop.frame),
-        service: number,
-        next_sharing: next.unwrap_or(0),
-        address_delta,
-        transport_delta,
-        ..Backend::default()
-    }
-}
-
-fn drop_gone(kept: &BTreeSet<u16>, numbers: &Numbers, after: &mut Observed, steps: &mut Steps) {
-    let wanted: BTreeSet<u16> = numbers.backends.values().copied().collect();
-    let gone: Vec<u16> =
-        after.backends.keys().filter(|number| !wanted.contains(number)).copied().collect();
-    for number in gone {
-        after.backends.remove(&number);
-        steps.drops.push(Write::DropBackend { number });
-        steps.forgets.push(number);
-    }
-    let gone: Vec<u16> =
-        after.services.keys().filter(|number| !kept.contains(number)).copied().collect();
-    for number in gone {
-        if let Some(service) = after.services.remove(&number) {
-            for table in WeightTable::unpack(service.weights).tables {
-                if table != 0 {
-                    after.tables.remove(&table);
-                    steps.drops.push(Write::DropTable { number: table });
-                }
+    /// Both tracks' tables; a table whose content did not change keeps its
+    /// number.
+    fn tables(
+        &mut self,
+        service: &DesiredService,
+        number: u16,
+        old: Option<WeightTable>,
+    ) -> Result<[u16; 2], Full> {
+        let mut tables = [0; 2];
+        for track in Track::ALL {
+            let members = records::members(service, track, number, &self.numbers);
+            if members.is_empty() {
+                continue;
+            }
+            let fingerprint = fingerprint(service, &members);
+            let former = old.map_or(0, |old| old.tables[track as usize]);
+            if self.after.tables.get(&former) == Some(&fingerprint) {
+                tables[track as usize] = former;
+                continue;
+            }
+            let table = self.after.new_table()?;
+            if let Some(write) = records::table(service, &members, table) {
+                self.after.tables.insert(table, fingerprint);
+                self.steps.tables.push(write);
+                tables[track as usize] = table;
             }
         }
-        steps.drops.push(Write::DropService { number });
+        Ok(tables)
+    }
+
+    /// Who comes is found before the first flow, who goes until after the last.
+    fn directory(&mut self) {
+        let wanted = records::directory(self.desired, &self.numbers, &self.sharing);
+        let mut wider = wanted.clone();
+        let keys: HashSet<_> = wanted.iter().map(|(key, _)| *key).collect();
+        let former = &self.observed.directory;
+        wider.extend(former.iter().filter(|(key, _)| !keys.contains(key)));
+        let there: HashSet<_> = former.iter().copied().collect();
+        let is_there = wider.len() == there.len() && wider.iter().all(|e| there.contains(e));
+        let only_adds = wider.len() == wanted.len();
+        if self.observed.uncertain || !is_there {
+            self.steps.wider_directory = Some(Write::Directory { entries: wider });
+        }
+        if !only_adds {
+            self.steps.directory = Some(Write::Directory { entries: wanted.clone() });
+        }
+        self.after.directory = wanted;
+    }
+
+    fn drop_gone(&mut self) {
+        let wanted: BTreeSet<u16> = self.numbers.backends.values().copied().collect();
+        let is_gone = |number: &u16| !wanted.contains(number);
+        let gone: Vec<u16> = self.after.backends.keys().copied().filter(is_gone).collect();
+        for number in gone {
+            self.after.backends.remove(&number);
+            self.steps.drops.push(Write::DropBackend { number });
+            self.steps.forgets.push(number);
+        }
+        let kept: BTreeSet<u16> = self.numbers.services.iter().copied().collect();
+        let is_gone = |number: &u16| !kept.contains(number);
+        let gone: Vec<u16> = self.after.services.keys().copied().filter(is_gone).collect();
+        for number in gone {
+            self.after.services.remove(&number);
+            self.steps.drops.push(Write::DropService { number });
+        }
+    }
+
+    /// Tables that were not named before this plan already are dropped by it,
+    /// those that it stops naming by the next.
+    fn drop_unnamed(&mut self) {
+        for &number in &self.observed.unnamed {
+            self.after.tables.remove(&number);
+            self.steps.drops.push(Write::DropTable { number });
+        }
+        let named = named_tables(&self.after);
+        self.after.unnamed =
+            self.after.tables.keys().copied().filter(|table| !named.contains(table)).collect();
     }
 }

@@ -5,9 +5,11 @@ mod checksum;
 mod desired;
 mod diff;
 pub mod directory;
+mod records;
 pub mod ring;
 #[cfg(test)]
 mod tests;
+mod uncertain;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +23,8 @@ use canary_common::{
 
 pub use checksum::checksum_deltas;
 pub use desired::{Desired, DesiredService, Hop};
-pub(crate) use diff::protocol_number;
 pub use diff::{Planned, plan};
+pub(crate) use records::protocol_number;
 
 /// What the maps hold. Read once at start, then kept by the daemon, which is
 /// their only writer.
@@ -42,6 +44,12 @@ pub struct Observed {
     pub cursor: Cursor,
     /// The directory as last written.
     pub directory: Vec<(DirectoryKey, u32)>,
+    /// Tables that no weight word names since the last plan. The next one drops
+    /// them: a packet that read the old word just before may still look there.
+    pub unnamed: BTreeSet<u16>,
+    /// Writes failed on the way: the maps may hold what stood before or what
+    /// was to come, so the next plan writes everything.
+    pub uncertain: bool,
 }
 
 /// The last number given out, by kind.
@@ -129,8 +137,8 @@ impl Observed {
         Ok(found)
     }
 
-    pub(crate) fn new_table(&mut self, used: &BTreeSet<u16>) -> Result<u16, Full> {
-        let taken = |n: u16| used.contains(&n) || self.tables.contains_key(&n);
+    pub(crate) fn new_table(&mut self) -> Result<u16, Full> {
+        let taken = |n: u16| self.tables.contains_key(&n);
         let found = next_free(self.cursor.table, 1, MAX_TABLES, taken).ok_or(Full::Tables)?;
         self.cursor.table = found;
         Ok(found)
