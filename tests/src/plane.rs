@@ -216,6 +216,25 @@ impl Plane {
         self.apply(&[Write::Service { number, record }])
     }
 
+    /// Tells the program of tables of another size.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn table_size(&mut self, number: u16, size: u32) -> Result<()> {
+        let mut record = self.services.get(&number).copied().context("no such service")?;
+        record.table_size = [size; 2];
+        self.apply(&[Write::Service { number, record }])
+    }
+
+    /// Puts these tables in force, all to stable.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn point_at(&mut self, service: u16, tables: [u16; 2]) -> Result<()> {
+        let weights = WeightTable { split: Split::NONE, tables, parity: 0 };
+        self.apply(&[Write::Weights { service, weights }])
+    }
+
     /// How to open the same maps once more.
     #[must_use]
     pub fn options(&self) -> OpenOptions {

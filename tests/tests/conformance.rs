@@ -702,3 +702,28 @@ fn where_agrees_and_changes_nothing() {
         Ok(())
     });
 }
+
+#[test]
+fn the_largest_sizes_load_and_work() {
+    isolated(|| {
+        let mut bed = Bed::with(false, false, 8_388_608, INGRESS, true)?;
+        ensure!(bed.plane.get().capacity() == 8_388_608, "{}", bed.plane.get().capacity());
+        bed.handshake()?;
+        let table = bed.plane.get().flow_table();
+        let now = bed.plane.get().now()?;
+        let mut live = 0;
+        table.scan(now, 0..table.buckets(), &mut |_| live += 1);
+        ensure!(live == 1, "{live} live flows");
+        // The largest Maglev table, to its last slot.
+        let size = canary_common::MAX_TABLE_SIZE;
+        let slots = vec![STABLE; size as usize];
+        bed.plane.get().apply(&[canary::plan::Write::Table { number: 4000, slots }])?;
+        bed.plane.table_size(1, size)?;
+        bed.plane.point_at(1, [4000, 0])?;
+        for port in 50_000..50_200 {
+            bed.client.set_port(port);
+            bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
+        }
+        Ok(())
+    });
+}
