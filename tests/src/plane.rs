@@ -79,9 +79,21 @@ impl Plane {
     /// # Errors
     /// Without root, or where the kernel refuses.
     pub fn new(flows: u32) -> Result<Self> {
+        Self::open(flows, false)
+    }
+
+    /// The same with the program's own log switched on.
+    ///
+    /// # Errors
+    /// Without root, or where the kernel refuses.
+    pub fn logging(flows: u32) -> Result<Self> {
+        Self::open(flows, true)
+    }
+
+    fn open(flows: u32, log: bool) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
-        let options = OpenOptions { bpffs: bpffs.clone(), flows, log: false };
+        let options = OpenOptions { bpffs: bpffs.clone(), flows, log };
         let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
         Ok(Self {
             inner: Some(inner),

@@ -727,3 +727,20 @@ fn the_largest_sizes_load_and_work() {
         Ok(())
     });
 }
+
+#[test]
+fn the_programs_log_can_be_switched_on() {
+    isolated(|| {
+        let vip = address("203.0.113.10:80");
+        let mut plane = Plane::logging(4096)?;
+        plane.service(1, vip, false, 0)?;
+        // Without a backend: one of the rare reasons, of which some are logged.
+        for port in 30_000..30_200 {
+            let client = SocketAddr::from(([198, 51, 100, 7], port));
+            let ran = plane.run(&Frame::tcp(client, vip, SYN, ISN, 0).bytes())?;
+            ensure!(ran.reason == Reason::NoBackend && ran.action == PASS);
+        }
+        plane.get().flush_log();
+        Ok(())
+    });
+}
