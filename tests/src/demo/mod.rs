@@ -79,12 +79,17 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<bool> {
     let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
     let daemon = Daemon::start(&lab, &config(&lab, "", ""))?;
     let lab = Arc::new(lab);
+    // Clients that still run hold on to the lab: it is removed by name.
+    let of_all = Arc::clone(&lab);
     let mut show = Show { daemon, servers, lab, screen: Screen::new(), interrupted };
-    let sound = show.run()?;
-    if keep {
+    let outcome = show.run();
+    if keep && outcome.is_ok() {
         show.stay();
+    } else {
+        drop(show);
+        of_all.remove();
     }
-    Ok(sound)
+    outcome
 }
 
 /// A flag that Ctrl-C and `kill` raise, so that the lab is cleared away.
