@@ -9,7 +9,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -79,6 +79,7 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
 pub struct Load {
     stop: Arc<AtomicBool>,
     outcomes: Arc<Mutex<BTreeMap<Outcome, u64>>>,
+    first_failure: Arc<OnceLock<Instant>>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
@@ -91,11 +92,13 @@ impl Load {
         const THREADS: u32 = 4;
         let stop = Arc::new(AtomicBool::new(false));
         let outcomes = Arc::new(Mutex::new(BTreeMap::new()));
+        let first_failure = Arc::new(OnceLock::new());
         let left = Arc::new(AtomicU64::new(total));
         let pause = Duration::from_secs(1) * THREADS / per_second.max(1);
         let threads = (0..THREADS).map(|_| {
             let (lab, stop) = (Arc::clone(lab), Arc::clone(&stop));
             let (outcomes, left) = (Arc::clone(&outcomes), Arc::clone(&left));
+            let first_failure = Arc::clone(&first_failure);
             std::thread::spawn(move || {
                 enter(&lab, "client")?;
                 let mut next = Instant::now();
@@ -104,6 +107,9 @@ impl Load {
                     && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
                 {
                     let outcome = fetch(to);
+                    if !matches!(outcome, Outcome::Answered(_)) {
+                        first_failure.get_or_init(Instant::now);
+                    }
                     if let Ok(mut outcomes) = outcomes.lock() {
                         *outcomes.entry(outcome).or_default() += 1;
                     }
@@ -114,13 +120,19 @@ impl Load {
             })
         });
         let threads = threads.collect();
-        Self { stop, outcomes, threads }
+        Self { stop, outcomes, first_failure, threads }
     }
 
     /// What came of it so far.
     #[must_use]
     pub fn so_far(&self) -> LoadReport {
         self.outcomes.lock().map(|outcomes| outcomes.clone()).unwrap_or_default()
+    }
+
+    /// When the first connection failed, as its client saw it.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<Instant> {
+        self.first_failure.get().copied()
     }
 
     /// Waits for the total.
@@ -158,10 +170,19 @@ pub struct HoldersReport {
     pub requests: u64,
     /// Answered by another server than before.
     pub moved: u64,
-    /// Cut, each with its error.
-    pub cut: Vec<String>,
+    pub cut: Vec<Cut>,
     /// Connections by the server they are on.
     pub on: BTreeMap<String, u64>,
+}
+
+/// A connection that ended although nobody wanted it to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The server it was on.
+    pub server: String,
+    pub error: String,
+    /// When its client noticed.
+    pub at: Instant,
 }
 
 impl Holders {
@@ -220,7 +241,8 @@ fn hold(held: Vec<(TcpStream, String)>, every: Duration, stop: &AtomicBool) -> H
                     report.moved += u64::from(name != *server);
                 }
                 Err(error) => {
-                    report.cut.push(format!("{server}: {error}"));
+                    let (server, error) = (server.clone(), error.to_string());
+                    report.cut.push(Cut { server, error, at: Instant::now() });
                     *slot = None;
                 }
             }

@@ -10,22 +10,25 @@
 mod clients;
 mod daemon;
 mod nginx;
+mod owner;
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use canary::dataplane::{Dataplane, OpenOptions};
 
-pub use clients::{Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
+pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub use daemon::{Daemon, config};
 pub use nginx::{Behaviour, Nginx};
 
 use crate::netns::ip;
+use owner::Claim;
 
 /// Hosts behind the balancer, in the order of their networks.
 pub const HOSTS: [&str; 4] = ["client", "s1", "s2", "c1"];
@@ -35,21 +38,30 @@ pub const VIP_V6: &str = "[2001:db8:cafe::10]:80";
 /// The servers' port.
 pub const PORT: u16 = 8080;
 
-/// The namespaces, and a directory for files. All goes when this is dropped.
+/// The namespaces, and a directory for files. All goes when this is dropped,
+/// or its process is interrupted.
 #[derive(Debug)]
 pub struct Lab {
-    /// How all its names begin.
-    prefix: String,
+    site: Site,
     pub directory: PathBuf,
     /// The balancer's interfaces.
     pub interfaces: Vec<String>,
-    keep: bool,
+    keep: AtomicBool,
+    _claim: Claim,
+}
+
+/// What a lab takes up on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Site {
+    /// How all its names begin.
+    prefix: String,
+    directory: PathBuf,
 }
 
 impl Lab {
     /// Makes the lab; `name`, if there is one, is a part of all names in it:
     /// `cny-NAME-client` or `cny-client`. What an earlier lab of the same name
-    /// left is removed first.
+    /// left is removed first; one that is in use is waited for.
     ///
     /// # Errors
     /// Without root, or where a tool is missing.
@@ -74,12 +86,14 @@ impl Lab {
         // SAFETY: no arguments, no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         ensure!(root, "the lab makes network namespaces: run this as root");
-        let prefix = if name.is_empty() { "cny".to_owned() } else { format!("cny-{name}") };
-        let directory = std::env::temp_dir().join(format!("{prefix}-lab"));
-        let lab = Self { prefix, directory, interfaces, keep: false };
-        lab.remove();
+        let site = Site::of(name);
+        let claim = Claim::take(&site.prefix)?;
+        site.clear();
+        owner::register(&site);
+        let directory = site.directory.clone();
+        let lab = Self { site, directory, interfaces, keep: AtomicBool::new(false), _claim: claim };
         fs::create_dir_all(&lab.directory)?;
-        for host in lab.all_hosts() {
+        for host in Site::all_hosts() {
             let namespace = lab.namespace(host);
             ip(&["netns", "add", &namespace])?;
             ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
@@ -87,9 +101,23 @@ impl Lab {
         Ok(lab)
     }
 
-    /// All namespaces by host; `net` is the bridge's.
-    fn all_hosts(&self) -> impl Iterator<Item = &'static str> {
-        HOSTS.into_iter().chain(["lb", "net"])
+    /// Whether a process has the lab of this name.
+    #[must_use]
+    pub fn is_in_use(name: &str) -> bool {
+        Claim::is_taken(&Site::of(name).prefix)
+    }
+
+    /// Removes the lab of this name that an earlier process left.
+    ///
+    /// # Errors
+    /// Where something cannot be removed.
+    pub fn remove_leftovers(name: &str) -> Result<()> {
+        let site = Site::of(name);
+        let _claim = Claim::take(&site.prefix)?;
+        site.clear();
+        let left = site.residue();
+        ensure!(left.is_empty(), "could not remove {}: run this as root", left.join(", "));
+        Ok(())
     }
 
     fn build_one_arm(&self) -> Result<()> {
@@ -132,16 +160,12 @@ impl Lab {
     /// that has an XDP program (drivers/net/veth.c, `veth_xdp_flush`). Ours
     /// without a service passes everything.
     fn wake_switch_port(&self) -> Result<()> {
-        let options = OpenOptions { bpffs: self.switch_bpffs(), flows: 1024, log: false };
+        let options = OpenOptions { bpffs: self.site.switch_bpffs(), flows: 1024, log: false };
         at(self, "net", || {
             let (mut plane, _) = Dataplane::open(&options)?;
             plane.attach(&Self::interface("lb"), canary::config::XdpMode::Native)
         })??;
         Ok(())
-    }
-
-    fn switch_bpffs(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(format!("{}-switch", self.prefix))
     }
 
     fn build(&self) -> Result<()> {
@@ -177,7 +201,7 @@ impl Lab {
     /// The namespace of a host.
     #[must_use]
     pub fn namespace(&self, host: &str) -> String {
-        format!("{}-{host}", self.prefix)
+        self.site.namespace(host)
     }
 
     /// The balancer's interface towards a host.
@@ -230,53 +254,92 @@ impl Lab {
     }
 
     /// Leaves everything in place when this is dropped.
-    pub fn keep(&mut self) {
-        self.keep = true;
+    pub fn keep(&self) {
+        owner::forget(&self.site);
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     /// Where the lab's daemon pins its maps.
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(format!("{}-maps", self.prefix))
+        self.site.bpffs()
     }
 
     /// Ends all processes in the namespaces, and removes these, pins and files.
     pub fn remove(&self) {
-        for host in self.all_hosts() {
-            let namespace = self.namespace(host);
-            if !Path::new("/run/netns").join(&namespace).exists() {
-                continue;
-            }
-            // Failures show in the residue check.
-            for pid in ip(&["netns", "pids", &namespace]).unwrap_or_default().lines() {
-                Command::new("kill").args(["-9", pid]).status().ok();
-            }
-            ip(&["netns", "del", &namespace]).ok();
-        }
-        canary::dataplane::remove_pins(&self.bpffs()).ok();
-        canary::dataplane::remove_pins(&self.switch_bpffs()).ok();
-        fs::remove_dir_all(&self.directory).ok();
+        self.site.clear();
     }
 
     /// Names of what the lab would leave behind.
     #[must_use]
     pub fn residue(&self) -> Vec<String> {
-        let mut left: Vec<String> = self
-            .all_hosts()
-            .map(|host| self.namespace(host))
-            .filter(|name| Path::new("/run/netns").join(name).exists())
-            .collect();
-        let pins = [self.bpffs(), self.switch_bpffs()];
-        left.extend(pins.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
-        left
+        self.site.residue()
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.keep {
+        if !self.keep.load(Ordering::Relaxed) {
             self.remove();
         }
+        owner::forget(&self.site);
+    }
+}
+
+impl Site {
+    fn of(name: &str) -> Self {
+        let prefix = if name.is_empty() { "cny".to_owned() } else { format!("cny-{name}") };
+        let directory = std::env::temp_dir().join(format!("{prefix}-lab"));
+        Self { prefix, directory }
+    }
+
+    /// All hosts there may be; `net` is the bridge.
+    fn all_hosts() -> impl Iterator<Item = &'static str> {
+        HOSTS.into_iter().chain(["lb", "net"])
+    }
+
+    fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.prefix)
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(format!("{}-maps", self.prefix))
+    }
+
+    /// Pins of the one-armed lab's switch port.
+    fn switch_bpffs(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(format!("{}-switch", self.prefix))
+    }
+
+    /// Failures show in the residue check.
+    fn clear(&self) {
+        for host in Self::all_hosts() {
+            let namespace = self.namespace(host);
+            if !Path::new("/run/netns").join(&namespace).exists() {
+                continue;
+            }
+            for pid in ip(&["netns", "pids", &namespace]).unwrap_or_default().lines() {
+                // Threads of this process visit the client's namespace.
+                if pid != std::process::id().to_string() {
+                    Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status().ok();
+                }
+            }
+            ip(&["netns", "del", &namespace]).ok();
+        }
+        for pins in [self.bpffs(), self.switch_bpffs()] {
+            canary::dataplane::remove_pins(&pins).ok();
+        }
+        fs::remove_dir_all(&self.directory).ok();
+    }
+
+    fn residue(&self) -> Vec<String> {
+        let mut left: Vec<String> = Self::all_hosts()
+            .map(|host| self.namespace(host))
+            .filter(|name| Path::new("/run/netns").join(name).exists())
+            .collect();
+        let paths = [self.bpffs(), self.switch_bpffs(), self.directory.clone()];
+        left.extend(paths.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
+        left
     }
 }
 
