@@ -37,12 +37,20 @@ impl Bed {
         let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
         let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
         let daemon = Daemon::start(&lab, &config(&lab, top, extra))?;
+        let mode = if top.contains("generic") { "generic" } else { "native" };
+        let attached = daemon.status()?.data_plane.attached;
+        ensure!(
+            attached.len() == lab.interfaces.len() && attached.iter().all(|a| a.mode == mode),
+            "not {mode}: {attached:?}"
+        );
         Ok(Self { daemon, servers, lab: Arc::new(lab) })
     }
 
     /// Takes everything down; nothing may be left.
     fn end(self) -> Result<()> {
         self.daemon.cli(&["detach"])?;
+        let links = self.lab.command("lb", "ip", &["link"])?;
+        ensure!(!links.contains("xdp"), "programs are left after detach: {links}");
         let Self { daemon, servers, lab } = self;
         drop(daemon);
         drop(servers);
@@ -126,7 +134,10 @@ fn connections_live_through_everything() {
         let bed = Bed::new("live", "", "")?;
         bed.daemon.cli(&["weight", "web", "30%"])?;
         let every = Duration::from_millis(500);
-        let holders = Holders::start(&bed.lab, address(VIP_V4), 200, every)?;
+        let holders = Holders::start(&bed.lab, address(VIP_V4), 50, every)?;
+        // Not a packet after the first two answers, until all is over.
+        let hour = Duration::from_secs(3600);
+        let idle = Holders::start(&bed.lab, address(VIP_V4), 200, hour)?;
         let url = format!("http://{VIP_V4}/large");
         let mut download = bed.lab.on("client", "curl");
         download.args(["-sS", "-o", "/dev/null", "-w", "%{size_download}", &url]);
@@ -152,9 +163,11 @@ fn connections_live_through_everything() {
         ensure!(
             downloaded.status.success() && downloaded.stdout == (45 << 20).to_string().as_bytes()
         );
-        let report = holders.stop()?;
-        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
-        ensure!(report.on.len() == 3, "all three servers hold some: {:?}", report.on);
+        for held in [holders, idle] {
+            let report = held.stop()?;
+            ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+            ensure!(report.on.len() == 3, "all three servers hold some: {:?}", report.on);
+        }
         // A drain is over when its last connection is.
         bed.daemon.cli(&["drain", "web", "canary", "--wait", "--timeout", "20s"])?;
         ensure!(bed.backend("web", "canary")?.state == "drained");
@@ -209,6 +222,44 @@ fn a_resetting_canary_is_taken_out() {
     assert!(canary.unwrap().counters.resets_backend > 0);
 }
 
+/// Connections of service web, by its metrics.
+fn connections(text: &str) -> u64 {
+    let samples = text.lines().filter(|line| {
+        line.starts_with("canary_connections_total{") && line.contains("service=\"web\"")
+    });
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_drained_backend_gets_nothing_new() {
+    let body = || {
+        let bed = Bed::new("drain", "", "")?;
+        for (service, vip, v6) in [("web", VIP_V4, false), ("web6", VIP_V6, true)] {
+            bed.daemon.cli(&["weight", service, "20%"])?;
+            let every = Duration::from_millis(200);
+            let held = Holders::start(&bed.lab, address(vip), 30, every)?;
+            let on_s1 = |count: u64| {
+                let report = Load::start(&bed.lab, address(vip), 2000, count).finish()?;
+                all_answered(&report, count)?;
+                Ok::<_, anyhow::Error>(answered(&report, "s1"))
+            };
+            let s1 = Lab::backend("s1", v6);
+            bed.daemon.cli(&["drain", service, &s1])?;
+            ensure!(bed.backend(service, "stable")?.state == "draining");
+            ensure!(on_s1(1000)? == 0, "a draining backend got new connections");
+            bed.daemon.cli(&["drain", service, &s1, "--undo"])?;
+            ensure!(on_s1(1000)? > 200, "it is not back in use");
+            bed.daemon.cli(&["drain", service, "canary"])?;
+            let report = Load::start(&bed.lab, address(vip), 2000, 500).finish()?;
+            ensure!(all_answered(&report, 500)? == 0, "a draining track got new connections");
+            let report = held.stop()?;
+            ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        }
+        bed.end()
+    };
+    body().unwrap();
+}
+
 #[test]
 fn metrics_are_served_and_sound() {
     let body = || {
@@ -227,10 +278,9 @@ fn metrics_are_served_and_sound() {
         let url = "http://127.0.0.1:9871/metrics";
         check(&bed.lab.command("lb", "curl", &["-sS", url])?, "/metrics")?;
         let prom = textfile.join("canary.prom");
-        wait_for("the textfile", Duration::from_secs(10), || {
-            std::fs::read_to_string(&prom).is_ok_and(|text| text.contains("} 100\n"))
-        })
-        .or_else(|_| check(&std::fs::read_to_string(&prom)?, "the textfile"))?;
+        wait_for("all connections in the textfile", Duration::from_secs(10), || {
+            std::fs::read_to_string(&prom).is_ok_and(|text| connections(&text) == 100)
+        })?;
         check(&std::fs::read_to_string(&prom)?, "the textfile")?;
         let mut exporter = bed.lab.on("lb", "prometheus-node-exporter");
         exporter
@@ -243,7 +293,7 @@ fn metrics_are_served_and_sound() {
         let url = "http://127.0.0.1:9100/metrics";
         wait_for("node_exporter", Duration::from_secs(10), || {
             let served = bed.lab.command("lb", "curl", &["-sS", url]);
-            served.is_ok_and(|text| text.contains("canary_connections_total{"))
+            served.is_ok_and(|text| connections(&text) == 100)
         })?;
         bed.end()
     };
@@ -276,11 +326,18 @@ fn where_says_what_happens() {
 fn generic_mode_works_too() {
     let body = || {
         let bed = Bed::new("generic", "xdp_mode = \"generic\"", "")?;
-        let attached = bed.daemon.status()?.data_plane.attached;
-        ensure!(attached.iter().all(|a| a.mode == "generic"), "{attached:?}");
         bed.daemon.cli(&["weight", "web", "50%"])?;
         let report = Load::start(&bed.lab, address(VIP_V4), 2000, 1000).finish()?;
         ensure!(all_answered(&report, 1000)? > 300, "{report:?}");
+        // Frames of more than a packet are nothing for generic mode.
+        for host in ["client", "s1", "s2", "c1"] {
+            bed.lab.command(host, "ethtool", &["-K", "eth0", "tso", "off", "gso", "off"])?;
+        }
+        let url = format!("http://{VIP_V4}/large");
+        let part =
+            ["-sS", "-m", "20", "-o", "/dev/null", "-r", "0-2999999", "-w", "%{size_download}"];
+        let got = bed.lab.command("client", "curl", &[&part[..], &[&url]].concat())?;
+        ensure!(got == "3000000", "{got} of 3000000 bytes came");
         bed.end()
     };
     body().unwrap();
