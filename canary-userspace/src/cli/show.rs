@@ -2,11 +2,14 @@
 
 use std::io::IsTerminal as _;
 
-use crate::api::types::{BackendStatus, Flows, ServiceStatus, Status};
+use crate::{
+    api::types::{BackendStatus, Flows, ServiceStatus, Status},
+    logging::colours_wanted,
+};
 
 /// Whether to colour: on a terminal, unless NO_COLOR says not to.
 pub(super) fn colours() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    std::io::stdout().is_terminal() && colours_wanted()
 }
 
 /// A split as a percentage, without noise and without hiding a small one:
