@@ -18,7 +18,7 @@ use super::{
     client::{Client, ClientError},
     parse_client,
     request::{FlowFilter, Peer, Refusal, Request},
-    server::{BindError, bind_unix, serve_unix},
+    server::{BindError, bind_unix, serve_metrics, serve_unix},
     types::{ApiError, Flows, Reloaded, SetWeight, Status, Weight, Where},
 };
 
@@ -262,6 +262,48 @@ fn metrics_are_served_as_prometheus_wants_them() {
     assert!(answer.starts_with("http/1.1 200 "), "{answer}");
     assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
     assert!(answer.ends_with("\r\n\r\ncanary_up 1\n"), "{answer}");
+}
+
+/// Anyone who reaches the port may ask: it reads, and only the metrics.
+#[test]
+fn over_tcp_there_are_only_metrics() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (sender, mut requests) = mpsc::channel(4);
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            tokio::spawn(serve_metrics(listener, sender));
+            let mut answer = owner();
+            while let Some(request) = requests.recv().await {
+                assert!(matches!(request, Request::Metrics { .. }), "{request:?}");
+                answer(request);
+            }
+        });
+    });
+    let ask = |what: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "{what} HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (what, status, end) in [
+        ("GET /metrics", 200, "\r\n\r\ncanary_up 1\n"),
+        ("GET /healthz", 200, "\r\n\r\nok\n"),
+        ("GET /", 200, "see /metrics\n"),
+        ("POST /metrics", 405, ""),
+        ("GET /v1/status", 404, ""),
+        ("POST /v1/detach", 404, ""),
+        ("PUT /v1/services/web/weight", 404, ""),
+    ] {
+        let answer = ask(what);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
+        assert!(answer.ends_with(end), "{what}: {answer}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Failure, parse_split, show};
+use super::{Failure, complain, parse_split, show};
 use crate::{
     api::{
         client::{Client, ClientError},
@@ -174,7 +174,7 @@ fn wait_for_drain(
         bar.set_length(most);
         bar.set_position(most - status.active);
         if bar.is_hidden() && said.elapsed() >= PLAIN_PROGRESS {
-            eprintln!("draining {}: {} left", status.target, status.active);
+            complain(&format!("draining {}: {} left", status.target, status.active));
             said = Instant::now();
         }
         std::thread::sleep(POLL.min(timeout));

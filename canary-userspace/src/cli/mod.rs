@@ -4,7 +4,7 @@ mod commands;
 mod percent;
 mod show;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -12,7 +12,7 @@ pub use percent::parse_split;
 
 use crate::{
     api::client::{Client, ClientError},
-    config,
+    config, logging,
 };
 
 const DEFAULT_CONFIG: &str = "/etc/canary/canary.toml";
@@ -39,8 +39,9 @@ enum Command {
     Run {
         #[arg(long, default_value = DEFAULT_CONFIG)]
         config: PathBuf,
-        /// error, warn, info, debug or trace; goes before RUST_LOG
-        #[arg(long)]
+        /// error, warn, info, debug, trace or off, or TARGET=LEVEL for a part of
+        /// it; several by commas; goes before RUST_LOG
+        #[arg(long, value_parser = logging::check_levels)]
         log_level: Option<String>,
     },
     /// Name every mistake of a configuration file
@@ -160,6 +161,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// A line for whoever watches stderr. `eprintln!` would panic where nobody does
+/// any more, and the exit code would be lost.
+fn complain(line: &str) {
+    writeln!(std::io::stderr(), "{line}").ok();
+}
+
 /// Runs what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -168,7 +175,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {
-                eprintln!("canary: {failure}");
+                complain(&format!("canary: {failure}"));
             }
             ExitCode::from(failure.exit_code())
         }
@@ -210,7 +217,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);
-            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            std::io::stdout().write_all(&script)?;
             Ok(())
         }
     }

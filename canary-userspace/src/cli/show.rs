@@ -2,11 +2,14 @@
 
 use std::io::IsTerminal as _;
 
-use crate::api::types::{BackendStatus, Flows, ServiceStatus, Status};
+use crate::{
+    api::types::{BackendStatus, DataPlane, Flows, ServiceStatus, Status},
+    logging::colours_wanted,
+};
 
 /// Whether to colour: on a terminal, unless NO_COLOR says not to.
 pub(super) fn colours() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    std::io::stdout().is_terminal() && colours_wanted()
 }
 
 /// A split as a percentage, without noise and without hiding a small one:
@@ -74,29 +77,33 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
         text.push_str(&backends(service));
         text.push('\n');
     }
-    let attached: Vec<_> = status
-        .data_plane
-        .attached
-        .iter()
-        .map(|attached| format!("{} ({})", attached.interface, attached.mode))
-        .collect();
-    let flows = &status.data_plane.flows;
-    text.push_str(&format!(
-        "on {}; {} live flows, {} of them in overflow, room for {}\n",
-        attached.join(", "),
-        flows.active,
-        flows.overflow,
-        flows.capacity
-    ));
+    text.push_str(&data_plane(&status.data_plane, colours));
     for warning in &status.warnings {
         text.push_str(&paint(&format!("! {warning}\n"), "33", colours));
     }
     text
 }
 
+fn data_plane(plane: &DataPlane, colours: bool) -> String {
+    let attached: Vec<_> = plane
+        .attached
+        .iter()
+        .map(|attached| {
+            let text = format!("{} ({})", attached.interface, attached.mode);
+            if attached.mode == "gone" { paint(&text, "31;1", colours) } else { text }
+        })
+        .collect();
+    let on = if attached.is_empty() { "no interface".to_owned() } else { attached.join(", ") };
+    let flows = &plane.flows;
+    format!(
+        "on {on}; {} live flows, {} of them in overflow, room for {}\n",
+        flows.active, flows.overflow, flows.capacity
+    )
+}
+
 fn headline(service: &ServiceStatus, colours: bool) -> String {
     let actual = match service.split.actual {
-        Some(actual) => share(actual),
+        Some(actual) => format!("actual {}", share(actual)),
         None => "no connection yet".to_owned(),
     };
     let phase = match service.rollout.phase.as_str() {
@@ -104,7 +111,7 @@ fn headline(service: &ServiceStatus, colours: bool) -> String {
         phase => phase.to_owned(),
     };
     format!(
-        "{}  {}/{}   canary {} (actual {actual})   {phase}: {}\n",
+        "{}  {}/{}   canary {} ({actual})   {phase}: {}\n",
         paint(&service.name, "1", colours),
         service.listen,
         service.protocol,
@@ -116,7 +123,7 @@ fn headline(service: &ServiceStatus, colours: bool) -> String {
 fn backends(service: &ServiceStatus) -> String {
     let head = [
         "track", "backend", "state", "weight", "conns", "active", "refused", "reset-b", "reset-c",
-        "timeout", "syn-rtx", "in", "out",
+        "timeout", "syn-rtx", "pkts-in", "pkts-out", "in", "out",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for track in &service.tracks {
@@ -138,6 +145,8 @@ fn row(track: &str, backend: &BackendStatus) -> Vec<String> {
             counters.resets_client,
             counters.handshake_timeouts,
             counters.syn_retransmits,
+            counters.packets_in,
+            counters.packets_out,
         ]
         .map(|count| count.to_string()),
     );
@@ -170,7 +179,7 @@ pub(super) fn flows(flows: &Flows) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Counters, TrackStatus};
+    use crate::api::types::{Attached, Counters, FlowTableStatus, TrackStatus};
 
     #[test]
     fn percentages_carry_no_noise() {
@@ -193,38 +202,102 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_service_at_a_glance() {
-        let backend = BackendStatus {
-            address: "10.0.0.21:8080".to_owned(),
-            state: "active".to_owned(),
-            weight: 1,
-            counters: Counters { connections: 4412, active: 37, refused: 1, ..Counters::default() },
+    fn backend(address: &str, state: &str, counters: Counters) -> BackendStatus {
+        BackendStatus { address: address.to_owned(), state: state.to_owned(), weight: 1, counters }
+    }
+
+    fn service() -> ServiceStatus {
+        let stable = Counters {
+            connections: 83_412,
+            active: 1203,
+            packets_in: 1_204_511,
+            packets_out: 2_012_377,
+            bytes_in: 1 << 27,
+            bytes_out: 5 << 30,
+            resets_client: 12,
+            syn_retransmits: 2,
+            ..Counters::default()
         };
+        let canary = Counters {
+            connections: 4412,
+            active: 37,
+            refused: 1,
+            resets_backend: 6,
+            handshake_timeouts: 3,
+            ..Counters::default()
+        };
+        let track =
+            |name: &str, backend| TrackStatus { name: name.to_owned(), backends: vec![backend] };
         let mut service = ServiceStatus {
             name: "web".to_owned(),
             listen: "203.0.113.10:80".to_owned(),
             protocol: "tcp".to_owned(),
-            tracks: vec![TrackStatus { name: "canary".to_owned(), backends: vec![backend] }],
+            tracks: vec![
+                track("stable", backend("10.0.0.11:8080", "draining", stable)),
+                track("canary", backend("10.0.0.21:8080", "active", canary)),
+            ],
             ..ServiceStatus::default()
         };
         service.split.configured = 0.05;
         service.split.actual = Some(0.0502);
         service.rollout.phase = "idle".to_owned();
         service.rollout.reason = "the split is set by hand".to_owned();
+        service
+    }
+
+    fn shown_status() -> Status {
+        let attached = |interface: &str, mode: &str| Attached {
+            interface: interface.to_owned(),
+            mode: mode.to_owned(),
+        };
+        Status {
+            services: vec![service()],
+            data_plane: DataPlane {
+                attached: vec![attached("eth0", "native"), attached("eth1", "gone")],
+                flows: FlowTableStatus { capacity: 262_144, active: 1240, overflow: 4 },
+                ..DataPlane::default()
+            },
+            warnings: vec!["eth1 is gone".to_owned()],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_status_at_a_glance() {
+        assert_eq!(
+            status(&shown_status(), false),
+            "\
+web  203.0.113.10:80/tcp   canary 5 % (actual 5.02 %)   idle: the split is set by hand
+  track   backend         state     weight  conns  active  refused  reset-b  reset-c  timeout  syn-rtx  pkts-in  pkts-out         in      out
+  stable  10.0.0.11:8080  draining       1  83412    1203        0        0       12        0        2  1204511   2012377  128.0 MiB  5.0 GiB
+  canary  10.0.0.21:8080  active         1   4412      37        1        6        0        3        0        0         0        0 B      0 B
+
+on eth0 (native), eth1 (gone); 1240 live flows, 4 of them in overflow, room for 262144
+! eth1 is gone
+"
+        );
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let mut coloured = shown_status();
+        coloured.services[0].rollout.phase = "rolling-back".to_owned();
+        let plain = status(&coloured, false);
+        let mut painted = status(&coloured, true);
+        assert!(painted.contains("\x1b[31;1mrolling-back\x1b[0m"), "{painted}");
+        assert!(painted.contains("\x1b[31;1meth1 (gone)\x1b[0m"), "{painted}");
+        for code in ["\x1b[31;1m", "\x1b[33m", "\x1b[1m", "\x1b[0m"] {
+            painted = painted.replace(code, "");
+        }
+        assert_eq!(painted, plain);
+    }
+
+    #[test]
+    fn before_the_first_connection_and_interface() {
+        let mut service = service();
+        service.split.actual = None;
         let shown = status(&Status { services: vec![service], ..Status::default() }, false);
-        let lines: Vec<_> = shown.lines().collect();
-        assert_eq!(
-            lines[0],
-            "web  203.0.113.10:80/tcp   canary 5 % (actual 5.02 %)   idle: the split is set by hand"
-        );
-        assert_eq!(
-            lines[1],
-            "  track   backend         state   weight  conns  active  refused  reset-b  reset-c  timeout  syn-rtx   in  out"
-        );
-        assert_eq!(
-            lines[2],
-            "  canary  10.0.0.21:8080  active       1   4412      37        1        0        0        0        0  0 B  0 B"
-        );
+        assert!(shown.contains("canary 5 % (no connection yet)   idle"), "{shown}");
+        assert!(shown.contains("\non no interface; 0 live flows"), "{shown}");
     }
 }
