@@ -84,6 +84,11 @@ impl Hosts {
         });
     }
 
+    /// What the kernel says of a neighbour of ours.
+    fn shown(&self, neighbour: &str) -> String {
+        ip(&format!("-n {} neigh show {neighbour} dev eth1", self.us))
+    }
+
     fn next_hop(&self, next_hop_mac: [u8; 6]) -> Resolution {
         let ifindex = self.ifindex();
         Resolution::Resolved(NextHop { ifindex, own_mac: US_MAC, next_hop_mac, mtu: 1400 })
@@ -99,11 +104,12 @@ impl Drop for Hosts {
     }
 }
 
-fn ip(arguments: &str) {
+fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_whitespace()).output();
     let output = output.expect("running `ip` (Debian: apt-get install iproute2)");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// On a thread of its own, which ends there.
@@ -283,6 +289,49 @@ fn refreshing_asks_again_and_confirms_without_news() {
         hosts.us("neigh del 10.9.0.2 dev eth1");
         timeout(Duration::from_millis(5), resolver.changed()).await.ok();
         timeout(PATIENCE, resolver.changed()).await.expect("the change is told");
+    });
+}
+
+#[test]
+fn refreshing_keeps_what_others_set_up() {
+    let hosts = Hosts::new();
+    let found = hosts.next_hop(PEER_MAC);
+    // Nobody answers for these: who asks for a static one loses it.
+    let fixed = ["10.9.0.50", "fd09::50"];
+    for neighbour in fixed {
+        hosts.us(&format!("neigh add {neighbour} lladdr 02:00:00:00:00:02 dev eth1 nud permanent"));
+    }
+    // A routing daemon's entry that nobody has used for long.
+    let learned = "10.9.0.51";
+    hosts.us(&format!(
+        "neigh add {learned} lladdr 02:00:00:00:00:02 dev eth1 nud stale extern_learn"
+    ));
+    // One that the kernel keeps fresh by itself, here in vain.
+    let managed = "10.9.0.52";
+    in_namespace(&hosts.us, || {
+        let setting = |name| format!("/proc/sys/net/ipv4/neigh/eth1/{name}");
+        std::fs::write(setting("mcast_solicit"), "1").unwrap();
+        std::fs::write(setting("retrans_time_ms"), "20").unwrap();
+    });
+    hosts.us(&format!("neigh add {managed} managed dev eth1"));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !hosts.shown(managed).contains("FAILED") {
+        assert!(std::time::Instant::now() < deadline, "{}", hosts.shown(managed));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    hosts.run(async |mut resolver| {
+        let backends = [fixed[0], fixed[1], learned, managed].map(address);
+        resolver.refresh(&backends).await.unwrap();
+        for neighbour in fixed {
+            assert!(hosts.shown(neighbour).contains("PERMANENT"), "{}", hosts.shown(neighbour));
+            assert_eq!(resolver.resolve(address(neighbour)).await.unwrap(), found);
+        }
+        // Asked for, and still the routing daemon's.
+        let shown = hosts.shown(learned);
+        assert!(shown.contains("extern_learn"), "{shown}");
+        assert!(!shown.contains("STALE"), "not asked for: {shown}");
+        resolver.resolve(address(managed)).await.unwrap();
+        assert!(hosts.shown(managed).contains("managed"), "{}", hosts.shown(managed));
     });
 }
 

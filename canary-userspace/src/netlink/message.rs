@@ -7,10 +7,18 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
     route::{RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteType, RouteVia},
 };
-use rtnetlink::RouteMessageBuilder;
+use rtnetlink::{RouteMessageBuilder, packet_utils::nla::Nla as _};
+
+/// The attribute with the flags that found no place in the header, and the one
+/// of a neighbour that the kernel keeps fresh by itself
+/// (include/uapi/linux/neighbour.h).
+const NDA_FLAGS_EXT: u16 = 15;
+const NTF_EXT_MANAGED: u32 = 1;
 
 /// A neighbour: the interface, and who is asked for on its link. Not always of
 /// the backend's family: IPv4 routes may have IPv6 gateways.
@@ -169,6 +177,40 @@ pub(super) fn mac_of(message: &NeighbourMessage) -> Option<Mac> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLocalAddress(mac) => mac.as_slice().try_into().ok(),
         _ => None,
+    })
+}
+
+/// With which flags the kernel is to be asked for a neighbour, or None where
+/// it must not be: what is asked for becomes an ordinary entry (the kernel's
+/// commit 3dc20f4762c6 of 2021, in stable kernels too), so that an operator's
+/// static one would be lost, and one that the kernel manages would be let go.
+/// What is fresh or being asked for needs it not.
+pub(super) fn flags_to_ask(entry: Option<&NeighbourMessage>) -> Option<NeighbourFlags> {
+    let Some(entry) = entry else {
+        return Some(NeighbourFlags::Use);
+    };
+    let faded = matches!(
+        entry.header.state,
+        NeighbourState::None | NeighbourState::Stale | NeighbourState::Failed
+    );
+    if !faded || managed(entry) {
+        return None;
+    }
+    // Not said again, it is taken away, and a routing daemon loses its entry.
+    Some(NeighbourFlags::Use | (entry.header.flags & NeighbourFlags::ExtLearned))
+}
+
+fn managed(entry: &NeighbourMessage) -> bool {
+    entry.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::Other(other) if other.kind() == NDA_FLAGS_EXT => {
+            let mut value = [0; size_of::<u32>()];
+            if other.value_len() != value.len() {
+                return false;
+            }
+            other.emit_value(&mut value);
+            u32::from_ne_bytes(value) & NTF_EXT_MANAGED != 0
+        }
+        _ => false,
     })
 }
 

@@ -22,7 +22,7 @@ use message::{Link, Neighbour};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    neighbour::{NeighbourFlags, NeighbourState},
+    neighbour::{NeighbourMessage, NeighbourState},
 };
 use rtnetlink::{
     Handle,
@@ -202,6 +202,7 @@ impl Resolver {
 
     /// Has the kernel look at the neighbours of these backends again: traffic
     /// that passes it by confirms none, and unconfirmed ones are forgotten.
+    /// Static neighbours stay as they are.
     ///
     /// # Errors
     /// Where the kernel does not answer.
@@ -212,7 +213,8 @@ impl Resolver {
             neighbours.extend(self.route(backend).await?.ok());
         }
         for neighbour in neighbours {
-            self.ask_for(neighbour).await;
+            let entry = self.entry(neighbour).await?;
+            self.ask_for(neighbour, entry.as_ref()).await;
         }
         Ok(())
     }
@@ -227,8 +229,11 @@ impl Resolver {
             Ok(link) => link,
             Err(reason) => return Ok(Err(reason)),
         };
-        let Some(next_hop_mac) = self.mac(neighbour).await? else {
-            self.ask_for(neighbour).await;
+        let entry = self.entry(neighbour).await?;
+        let mac = entry.as_ref().and_then(message::mac_of);
+        lock(&self.told).insert(neighbour, mac);
+        let Some(next_hop_mac) = mac else {
+            self.ask_for(neighbour, entry.as_ref()).await;
             return Ok(Err(format!("{} does not answer on {}", neighbour.address, link.name)));
         };
         let ifindex = neighbour.ifindex;
@@ -252,14 +257,13 @@ impl Resolver {
         })
     }
 
-    async fn mac(&self, neighbour: Neighbour) -> Result<Option<Mac>, NetlinkError> {
+    /// None where the kernel never heard of it.
+    async fn entry(&self, neighbour: Neighbour) -> Result<Option<NeighbourMessage>, NetlinkError> {
         let answer = self.question(message::get_neighbour(neighbour), "a neighbour").await?;
-        let mac = match answer {
-            Ok(RouteNetlinkMessage::NewNeighbour(message)) => message::mac_of(&message),
+        Ok(match answer {
+            Ok(RouteNetlinkMessage::NewNeighbour(entry)) => Some(entry),
             _ => None,
-        };
-        lock(&self.told).insert(neighbour, mac);
-        Ok(mac)
+        })
     }
 
     /// A question with one answer: a message, or the kernel's error number.
@@ -281,16 +285,17 @@ impl Resolver {
         }
     }
 
-    /// `ip neigh … use`: as if a packet were sent. A refusal shows as a
-    /// neighbour that stays unknown.
-    async fn ask_for(&self, neighbour: Neighbour) {
+    /// `ip neigh … use`: as if a packet were sent; where the entry wants it. A
+    /// refusal shows as a neighbour that stays unknown.
+    async fn ask_for(&self, neighbour: Neighbour, entry: Option<&NeighbourMessage>) {
+        let Some(flags) = message::flags_to_ask(entry) else { return };
         let request = self
             .sockets
             .handle
             .neighbours()
             .add(neighbour.ifindex, neighbour.address)
             .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
+            .flags(flags)
             .replace();
         match timeout(PATIENCE, request.execute()).await {
             Ok(Ok(())) => {}

@@ -4,9 +4,13 @@ use netlink_packet_core::{ErrorMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
     route::{RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteType, RouteVia},
 };
+
+use rtnetlink::packet_utils::nla::DefaultNla;
 
 use super::message::{self, Link, Neighbour};
 
@@ -130,6 +134,55 @@ fn a_mac_counts_only_in_a_usable_state() {
         assert_eq!(message::mac_of(&entry(state, &MAC)), None, "{state}");
     }
     assert_eq!(message::mac_of(&entry(State::Reachable, &MAC[..4])), None, "not Ethernet");
+}
+
+#[test]
+fn only_what_faded_is_asked_for() {
+    use NeighbourState as State;
+    assert_eq!(message::flags_to_ask(None), Some(NeighbourFlags::Use), "not known yet");
+    for state in [State::Stale, State::Failed, State::None] {
+        let asked = message::flags_to_ask(Some(&entry(state, &MAC)));
+        assert_eq!(asked, Some(NeighbourFlags::Use), "{state}");
+    }
+    for state in [
+        State::Permanent,
+        State::Noarp,
+        State::Reachable,
+        State::Delay,
+        State::Probe,
+        State::Incomplete,
+    ] {
+        assert_eq!(message::flags_to_ask(Some(&entry(state, &MAC))), None, "{state}");
+    }
+}
+
+#[test]
+fn who_set_an_entry_up_is_said_again_when_it_is_asked_for() {
+    let mut learned = entry(NeighbourState::Stale, &MAC);
+    // A router keeps being one without.
+    learned.header.flags = NeighbourFlags::ExtLearned | NeighbourFlags::Router;
+    let asked = Some(NeighbourFlags::Use | NeighbourFlags::ExtLearned);
+    assert_eq!(message::flags_to_ask(Some(&learned)), asked);
+}
+
+#[test]
+fn what_the_kernel_manages_is_left_to_it() {
+    let with = |flags: u32| {
+        let mut entry = entry(NeighbourState::Failed, &MAC);
+        let value = flags.to_ne_bytes().to_vec();
+        entry.attributes.push(NeighbourAttribute::Other(DefaultNla::new(15, value)));
+        message::flags_to_ask(Some(&entry))
+    };
+    assert_eq!(with(1), None);
+    assert_eq!(with(0b11), None);
+    // Another flag.
+    assert_eq!(with(0b10), Some(NeighbourFlags::Use));
+    // Another attribute, and one cut short.
+    for (kind, value) in [(14, vec![1, 0, 0, 0]), (15, vec![1])] {
+        let mut entry = entry(NeighbourState::Failed, &MAC);
+        entry.attributes.push(NeighbourAttribute::Other(DefaultNla::new(kind, value)));
+        assert_eq!(message::flags_to_ask(Some(&entry)), Some(NeighbourFlags::Use), "{kind}");
+    }
 }
 
 #[test]
