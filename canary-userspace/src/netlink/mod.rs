@@ -5,37 +5,56 @@
 //! interface and to which Ethernet address its packets go. What is not known
 //! goes to the host's stack; meanwhile the kernel is asked to find out.
 
-use std::{net::IpAddr, time::Duration};
+mod message;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use canary_common::Mac;
-use futures_util::{StreamExt as _, stream::TryStreamExt as _};
+use futures_util::StreamExt as _;
+use message::{Link, Neighbour};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
-    neighbour::{
-        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-    },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    neighbour::{NeighbourMessage, NeighbourState},
 };
 use rtnetlink::{
-    Handle, RouteMessageBuilder,
+    Handle,
     constants::{
         RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_LINK,
         RTMGRP_NEIGH,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 /// Changes come in bursts; one look after the burst is enough.
 const BURST: Duration = Duration::from_millis(20);
+/// The kernel answers in microseconds. An answer that was lost must not hold
+/// up the daemon.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between attempts to get new sockets.
+const REOPEN: Duration = Duration::from_secs(1);
 
 /// How a packet to a backend leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextHop {
+    /// Of the interface that it leaves by.
     pub ifindex: u32,
+    /// That interface's own address, the frame's source.
     pub own_mac: Mac,
+    /// The gateway's or the backend's own address, the frame's destination.
     pub next_hop_mac: Mac,
+    /// Of the interface, in bytes from the IP header on.
     pub mtu: u32,
 }
 
@@ -56,32 +75,70 @@ pub enum NetlinkError {
     Open(#[from] std::io::Error),
     #[error("asking the kernel for {what}: {source}")]
     Ask { what: &'static str, source: rtnetlink::Error },
+    #[error("asking the kernel for {what}: no answer within {} s", PATIENCE.as_secs())]
+    Silent { what: &'static str },
 }
+
+/// The Ethernet address that was last answered for a neighbour.
+type Told = Arc<Mutex<BTreeMap<Neighbour, Option<Mac>>>>;
 
 /// Asks, and listens for changes.
 #[derive(Debug)]
 pub struct Resolver {
+    sockets: Sockets,
+    /// Only grows: by the next hops of all configurations since the start.
+    told: Told,
+    /// When a change that was heard of is to be told.
+    due: Option<Instant>,
+}
+
+/// One for questions, one for news: a flood of news (a full table from a
+/// routing daemon) overflows its socket, and answers must not go with it.
+#[derive(Debug)]
+struct Sockets {
     handle: Handle,
-    changes: mpsc::UnboundedReceiver<()>,
-    /// A change was heard of and not yet told.
-    changing: bool,
+    /// One place: all that happened before a look is one change.
+    news: mpsc::Receiver<()>,
+    /// None ends while its socket lives; all end with this.
+    tasks: JoinSet<()>,
 }
 
-/// A route's end: the interface, and who is asked for on its link.
-struct Route {
-    ifindex: u32,
-    neighbour: IpAddr,
+impl Sockets {
+    fn open(told: Told) -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let (mut listening, _, mut messages) = rtnetlink::new_connection()?;
+        let groups = RTMGRP_LINK
+            | RTMGRP_NEIGH
+            | RTMGRP_IPV4_IFADDR
+            | RTMGRP_IPV4_ROUTE
+            | RTMGRP_IPV6_IFADDR
+            | RTMGRP_IPV6_ROUTE;
+        let socket: &mut netlink_sys::TokioSocket = listening.socket_mut();
+        netlink_sys::AsyncSocket::socket_mut(socket)
+            .bind(&netlink_sys::SocketAddr::new(0, groups))?;
+        let (sender, news) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        tasks.spawn(listening);
+        tasks.spawn(async move {
+            while let Some((message, _)) = messages.next().await {
+                let told = |neighbour: &Neighbour| lock(&told).get(neighbour).copied();
+                if message::matters(&message.payload, told) {
+                    // Full: it will be told already.
+                    sender.try_send(()).ok();
+                }
+            }
+        });
+        Ok(Self { handle, news, tasks })
+    }
 }
 
-struct Link {
-    name: String,
-    mac: Option<Mac>,
-    mtu: u32,
-    up: bool,
+fn lock(told: &Told) -> std::sync::MutexGuard<'_, BTreeMap<Neighbour, Option<Mac>>> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Resolver {
-    /// Opens the socket, in the network namespace of the calling thread.
+    /// Opens the sockets, in the network namespace of the calling thread.
     ///
     /// # Errors
     /// Where the kernel gives no socket.
@@ -89,44 +146,46 @@ impl Resolver {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new() -> Result<Self, NetlinkError> {
-        let (mut connection, handle, mut messages) = rtnetlink::new_connection()?;
-        let groups = RTMGRP_LINK
-            | RTMGRP_NEIGH
-            | RTMGRP_IPV4_IFADDR
-            | RTMGRP_IPV4_ROUTE
-            | RTMGRP_IPV6_IFADDR
-            | RTMGRP_IPV6_ROUTE;
-        let address = netlink_sys::SocketAddr::new(0, groups);
-        let socket: &mut netlink_sys::TokioSocket = connection.socket_mut();
-        netlink_sys::AsyncSocket::socket_mut(socket).bind(&address)?;
-        let (sender, changes) = mpsc::unbounded_channel();
-        tokio::spawn(connection);
-        tokio::spawn(async move {
-            while messages.next().await.is_some() {
-                // The daemon is gone: so is the listener.
-                if sender.send(()).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Self { handle, changes, changing: false })
+        let told = Told::default();
+        Ok(Self { sockets: Sockets::open(told.clone())?, told, due: None })
     }
 
-    /// Completes when links, routes, addresses or neighbours have changed.
-    /// Losing the future loses no change.
+    /// Completes when links, routes or addresses have changed, or a neighbour
+    /// is no longer as [`Resolver::resolve`] answered. Losing the future loses
+    /// no change.
     pub async fn changed(&mut self) {
-        if !self.changing {
-            if self.changes.recv().await.is_none() {
-                // No socket any more: nothing will ever change.
-                std::future::pending::<()>().await;
+        // The time is kept outside of the future: one that is dropped must not
+        // take the news with it, nor begin the wait anew.
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                self.news().await;
+                *self.due.insert(Instant::now() + BURST)
             }
-            // Written down before the next wait: a future that is dropped
-            // there must not take the news with it.
-            self.changing = true;
+        };
+        sleep_until(due).await;
+        self.sockets.news.try_recv().ok();
+        self.due = None;
+    }
+
+    /// Waits for news. That the sockets were lost and replaced is news too:
+    /// nobody listened meanwhile.
+    async fn news(&mut self) {
+        tokio::select! {
+            Some(()) = self.sockets.news.recv() => return,
+            _ = self.sockets.tasks.join_next() => {}
         }
-        tokio::time::sleep(BURST).await;
-        while self.changes.try_recv().is_ok() {}
-        self.changing = false;
+        tracing::warn!("the route sockets are lost; opening new ones");
+        loop {
+            match Sockets::open(self.told.clone()) {
+                Ok(sockets) => {
+                    self.sockets = sockets;
+                    return;
+                }
+                Err(error) => tracing::error!("{error}"),
+            }
+            sleep(REOPEN).await;
+        }
     }
 
     /// The way to a backend. Where its neighbour is not known, the kernel is
@@ -135,182 +194,113 @@ impl Resolver {
     /// # Errors
     /// Where the kernel does not answer.
     pub async fn resolve(&mut self, backend: IpAddr) -> Result<Resolution, NetlinkError> {
-        let unresolved = |reason: String| Ok(Resolution::Unresolved { reason });
-        let route = match self.route(backend).await? {
-            Ok(route) => route,
-            Err(reason) => return unresolved(reason),
-        };
-        let Some(link) = self.link(route.ifindex).await? else {
-            return unresolved(format!("the interface of the route to {backend} is gone"));
-        };
-        if !link.up {
-            return unresolved(format!("interface {} is down", link.name));
-        }
-        let Some(own_mac) = link.mac else {
-            return unresolved(format!(
-                "interface {} has no Ethernet address; only Ethernet is supported",
-                link.name
-            ));
-        };
-        let Some(next_hop_mac) = self.neighbour(&route).await? else {
-            self.ask(&route).await;
-            return unresolved(format!("{} does not answer on {}", route.neighbour, link.name));
-        };
-        Ok(Resolution::Resolved(NextHop {
-            ifindex: route.ifindex,
-            own_mac,
-            next_hop_mac,
-            mtu: link.mtu,
-        }))
+        Ok(match self.next_hop(backend).await? {
+            Ok(next_hop) => Resolution::Resolved(next_hop),
+            Err(reason) => Resolution::Unresolved { reason },
+        })
     }
 
     /// Has the kernel look at the neighbours of these backends again: traffic
     /// that passes it by confirms none, and unconfirmed ones are forgotten.
+    /// Static neighbours stay as they are.
     ///
     /// # Errors
     /// Where the kernel does not answer.
     pub async fn refresh(&mut self, backends: &[IpAddr]) -> Result<(), NetlinkError> {
+        // Backends behind one gateway are one neighbour.
+        let mut neighbours = BTreeSet::new();
         for &backend in backends {
-            if let Ok(route) = self.route(backend).await? {
-                self.ask(&route).await;
-            }
+            neighbours.extend(self.route(backend).await?.ok());
+        }
+        for neighbour in neighbours {
+            let entry = self.entry(neighbour).await?;
+            self.ask_for(neighbour, entry.as_ref()).await;
         }
         Ok(())
     }
 
-    /// `ip route get`: the route, or why there is none.
-    async fn route(&self, to: IpAddr) -> Result<Result<Route, String>, NetlinkError> {
-        let prefix = if to.is_ipv4() { 32 } else { 128 };
-        let message = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(to, prefix)
-            .map(RouteMessageBuilder::build)
-            .unwrap_or_default();
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(message));
-        request.header.flags = NLM_F_REQUEST;
-        let ask = |source| NetlinkError::Ask { what: "a route", source };
-        let mut answers = self.handle.clone().request(request).map_err(ask)?;
-        while let Some(answer) = answers.next().await {
-            match answer.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-                    return Ok(route_end(&route, to));
-                }
-                NetlinkPayload::Error(error) => {
-                    return Ok(Err(match error.code.map(|code| -code.get()) {
-                        Some(libc::ENETUNREACH) => format!("no route to {to}"),
-                        _ => format!("the route to {to} leads nowhere ({error})"),
-                    }));
-                }
-                _ => {}
-            }
-        }
-        Ok(Err(format!("no route to {to}")))
-    }
-
-    async fn link(&self, ifindex: u32) -> Result<Option<Link>, NetlinkError> {
-        let mut links = self.handle.link().get().match_index(ifindex).execute();
-        match links.try_next().await {
-            Ok(message) => Ok(message.as_ref().map(link_of)),
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
-            Err(source) => Err(NetlinkError::Ask { what: "an interface", source }),
-        }
-    }
-
-    async fn neighbour(&self, route: &Route) -> Result<Option<Mac>, NetlinkError> {
-        let version = match route.neighbour {
-            IpAddr::V4(_) => rtnetlink::IpVersion::V4,
-            IpAddr::V6(_) => rtnetlink::IpVersion::V6,
+    /// The inner error is the reason why there is none.
+    async fn next_hop(&self, backend: IpAddr) -> Result<Result<NextHop, String>, NetlinkError> {
+        let neighbour = match self.route(backend).await? {
+            Ok(neighbour) => neighbour,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let request = self.handle.neighbours().get().set_family(version);
-        let mut neighbours = request.execute();
-        let ask = |source| NetlinkError::Ask { what: "a neighbour", source };
-        let mut found = None;
-        // To the end, so that no answer is left for the next request.
-        while let Some(message) = neighbours.try_next().await.map_err(ask)? {
-            if message.header.ifindex == route.ifindex {
-                found = found.or(mac_of(&message, route.neighbour));
-            }
-        }
-        Ok(found)
+        let link = match self.link(neighbour.ifindex).await? {
+            Ok(link) => link,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let entry = self.entry(neighbour).await?;
+        let mac = entry.as_ref().and_then(message::mac_of);
+        lock(&self.told).insert(neighbour, mac);
+        let Some(next_hop_mac) = mac else {
+            self.ask_for(neighbour, entry.as_ref()).await;
+            return Ok(Err(format!("{} does not answer on {}", neighbour.address, link.name)));
+        };
+        let ifindex = neighbour.ifindex;
+        Ok(Ok(NextHop { ifindex, own_mac: link.mac, next_hop_mac, mtu: link.mtu }))
     }
 
-    /// `ip neigh … use`: as if a packet were sent. A refusal shows as a
-    /// neighbour that stays unknown.
-    async fn ask(&self, route: &Route) {
+    /// `ip route get`.
+    async fn route(&self, to: IpAddr) -> Result<Result<Neighbour, String>, NetlinkError> {
+        Ok(match self.question(message::get_route(to), "a route").await? {
+            Ok(RouteNetlinkMessage::NewRoute(route)) => message::neighbour_of(&route, to),
+            Ok(_) => Err(format!("no route to {to}")),
+            Err(errno) => Err(message::refused(errno, to)),
+        })
+    }
+
+    async fn link(&self, ifindex: u32) -> Result<Result<Link, String>, NetlinkError> {
+        Ok(match self.question(message::get_link(ifindex), "an interface").await? {
+            Ok(RouteNetlinkMessage::NewLink(link)) => message::link_of(&link),
+            // Gone since the route was asked for.
+            _ => Err(format!("there is no interface {ifindex} any more")),
+        })
+    }
+
+    /// None where the kernel never heard of it.
+    async fn entry(&self, neighbour: Neighbour) -> Result<Option<NeighbourMessage>, NetlinkError> {
+        let answer = self.question(message::get_neighbour(neighbour), "a neighbour").await?;
+        Ok(match answer {
+            Ok(RouteNetlinkMessage::NewNeighbour(entry)) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// A question with one answer: a message, or the kernel's error number.
+    async fn question(
+        &self,
+        message: RouteNetlinkMessage,
+        what: &'static str,
+    ) -> Result<Result<RouteNetlinkMessage, i32>, NetlinkError> {
+        let failed = |source| NetlinkError::Ask { what, source };
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.sockets.handle.clone().request(request).map_err(failed)?;
+        let answer =
+            timeout(PATIENCE, answers.next()).await.map_err(|_| NetlinkError::Silent { what })?;
+        match answer.map(|answer| answer.payload) {
+            Some(NetlinkPayload::InnerMessage(message)) => Ok(Ok(message)),
+            Some(NetlinkPayload::Error(error)) => Ok(Err(error.code.map_or(0, |code| -code.get()))),
+            _ => Err(failed(rtnetlink::Error::RequestFailed)),
+        }
+    }
+
+    /// `ip neigh … use`: as if a packet were sent; where the entry wants it. A
+    /// refusal shows as a neighbour that stays unknown.
+    async fn ask_for(&self, neighbour: Neighbour, entry: Option<&NeighbourMessage>) {
+        let Some(flags) = message::flags_to_ask(entry) else { return };
         let request = self
+            .sockets
             .handle
             .neighbours()
-            .add(route.ifindex, route.neighbour)
+            .add(neighbour.ifindex, neighbour.address)
             .state(NeighbourState::None)
-            .flags(NeighbourFlags::Use)
+            .flags(flags)
             .replace();
-        if let Err(error) = request.execute().await {
-            tracing::debug!("asking for neighbour {}: {error}", route.neighbour);
+        match timeout(PATIENCE, request.execute()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("asking for {}: {error}", neighbour.address),
+            Err(_) => tracing::debug!("asking for {}: no answer", neighbour.address),
         }
     }
-}
-
-fn route_end(route: &RouteMessage, to: IpAddr) -> Result<Route, String> {
-    match route.header.kind {
-        RouteType::Unicast => {}
-        RouteType::Local => return Err(format!("{to} is an address of this host")),
-        kind => return Err(format!("the route to {to} is of kind {kind:?}")),
-    }
-    let mut ifindex = None;
-    let mut neighbour = to;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(v4))
-            | RouteAttribute::Via(RouteVia::Inet(v4)) => neighbour = (*v4).into(),
-            RouteAttribute::Gateway(RouteAddress::Inet6(v6))
-            | RouteAttribute::Via(RouteVia::Inet6(v6)) => neighbour = (*v6).into(),
-            _ => {}
-        }
-    }
-    let ifindex = ifindex.ok_or_else(|| format!("the route to {to} names no interface"))?;
-    Ok(Route { ifindex, neighbour })
-}
-
-fn link_of(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        name: message.header.index.to_string(),
-        mac: None,
-        mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(address) => link.mac = address.as_slice().try_into().ok(),
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            _ => {}
-        }
-    }
-    link
-}
-
-/// The neighbour's address, where the message is about it and it can be used:
-/// stale ones can, the kernel does the same.
-fn mac_of(message: &NeighbourMessage, address: IpAddr) -> Option<Mac> {
-    let usable = matches!(
-        message.header.state,
-        NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Permanent
-            | NeighbourState::Noarp
-    );
-    let about = message.attributes.iter().any(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address == *v4,
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address == *v6,
-        _ => false,
-    });
-    if !usable || !about {
-        return None;
-    }
-    message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLocalAddress(mac) => mac.as_slice().try_into().ok(),
-        _ => None,
-    })
 }
