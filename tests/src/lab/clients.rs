@@ -6,17 +6,18 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tokio::net::TcpSocket;
 
 use super::Lab;
 
@@ -67,11 +68,41 @@ fn once(to: SocketAddr) -> std::io::Result<String> {
     answer.lines().last().map(str::to_owned).ok_or_else(empty)
 }
 
+/// Clients' ports, one after the other over all of a test: the kernel's own
+/// choice comes back to the same ones, and a share of connections that hash
+/// alike is not binomial.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+const FIRST_PORT: u16 = 2000;
+const PORTS: u16 = 60_000;
+
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let connecting = async {
+        let socket = bound(to.is_ipv4())?;
+        tokio::time::timeout(PATIENCE, socket.connect(to)).await?
+    };
+    let stream = runtime.block_on(connecting)?.into_std()?;
+    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// A socket with the next port that is free.
+fn bound(v4: bool) -> std::io::Result<tokio::net::TcpSocket> {
+    loop {
+        let any: std::net::IpAddr =
+            if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        let port = FIRST_PORT + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        match socket.bind(SocketAddr::new(any, port)) {
+            Ok(()) => return Ok(socket),
+            // A connection that is held; there are many more ports.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// New connections at a bounded rate, from a few threads.
