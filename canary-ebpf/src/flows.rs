@@ -229,11 +229,19 @@ impl Pin {
     #[inline(always)]
     pub fn way_back(&self) -> Option<WayBack> {
         let flow = self.flow;
-        // SAFETY: a live map value; read word by word, confirmed below.
+        // SAFETY: a live map value; read word by word, in this order, and
+        // confirmed below. See `read` for why volatile.
         let way_back = unsafe {
+            let words = &raw const (*flow).reply_frame.words;
             WayBack {
                 ifindex: atomic::load(&raw const (*flow).client_ifindex),
-                frame: (*flow).reply_frame,
+                frame: FrameAddresses {
+                    words: [
+                        atomic::load(&raw const (*words)[0]),
+                        atomic::load(&raw const (*words)[1]),
+                        atomic::load(&raw const (*words)[2]),
+                    ],
+                },
             }
         };
         ((ctl_of(flow).0 ^ self.ctl.0) & Ctl::IDENTITY == 0).then_some(way_back)
@@ -272,16 +280,23 @@ fn read(flow: *mut Flow, key: &FlowKey, tag: u32, now: u32) -> Option<Pin> {
         return None;
     }
     // SAFETY: a live map value; another CPU may be writing it, which the
-    // second look at `ctl` finds out.
-    let record = unsafe { &*flow };
-    let same = record.key.client.same(&key.client)
-        && record.key.client_port_be == key.client_port_be
-        && record.key.service == key.service;
+    // second look at `ctl` finds out. Volatile, each of them: a plain read may
+    // be moved behind that look by the compiler, and then it proves nothing.
+    let (client, port_be, service, backend, cell) = unsafe {
+        (
+            atomic::load(&raw const (*flow).key.client),
+            atomic::load(&raw const (*flow).key.client_port_be),
+            atomic::load(&raw const (*flow).key.service),
+            atomic::load(&raw const (*flow).backend),
+            atomic::load(&raw const (*flow).cell),
+        )
+    };
+    let same = client.same(&key.client) && port_be == key.client_port_be && service == key.service;
     let deadline = deadline_of(flow);
     if !same || deadline_passed(deadline, now) {
         return None;
     }
-    let pin = Pin { flow, ctl, backend: record.backend, cell: record.cell };
+    let pin = Pin { flow, ctl, backend, cell };
     ((ctl_of(flow).0 ^ ctl.0) & Ctl::IDENTITY == 0).then_some(pin)
 }
 
