@@ -21,6 +21,11 @@ pub enum DataplaneError {
          a directory on one"
     )]
     NotBpffs { path: PathBuf },
+    #[error(
+        "{path} is in use by a canary that runs{holder}; stop that one first, or talk to it \
+         (`--socket`), or use another directory (`bpffs` of the configuration)"
+    )]
+    InUse { path: PathBuf, holder: String },
     #[error("interface {0} does not exist")]
     NoInterface(String),
     #[error(
