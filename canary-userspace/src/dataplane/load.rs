@@ -220,7 +220,7 @@ fn new_settings() -> Result<Settings, DataplaneError> {
     let mut secret = [0; 24];
     getrandom::fill(&mut secret).map_err(|error| DataplaneError::Operation {
         doing: "drawing the flow table's secret".to_owned(),
-        source: error.to_string().into(),
+        reason: error.to_string().into(),
     })?;
     let mut keys = HashKeys::default();
     for (word, bytes) in keys.words.iter_mut().zip(secret.chunks_exact(4)) {
