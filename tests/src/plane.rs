@@ -93,7 +93,7 @@ impl Plane {
     fn open(flows: u32, log: bool) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
-        let options = OpenOptions { bpffs: bpffs.clone(), flows, log };
+        let options = OpenOptions { bpffs: bpffs.clone(), flows, log, sole: false };
         let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
         Ok(Self {
             inner: Some(inner),
@@ -250,7 +250,7 @@ impl Plane {
     /// How to open the same maps once more.
     #[must_use]
     pub fn options(&self) -> OpenOptions {
-        OpenOptions { bpffs: self.bpffs.clone(), flows: 1, log: false }
+        OpenOptions { bpffs: self.bpffs.clone(), flows: 1, log: false, sole: false }
     }
 
     /// One packet through the program.

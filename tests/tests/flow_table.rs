@@ -144,24 +144,29 @@ fn work(
 ) -> Result<()> {
     pin_to(cpu);
     // The same maps, by another program: as many CPUs as there are, one table.
-    let (plane, _) = Dataplane::open(options)?;
+    let mut opened = Dataplane::open(options).map(|(plane, _)| plane).map_err(anyhow::Error::from);
     let mut random = Random(0x9e37_79b9 + cpu as u64);
-    let mut outcome = Ok(());
     loop {
         let round = Instant::now();
-        while outcome.is_ok() && round.elapsed() < ROUND {
-            outcome = (0..64).try_for_each(|_| churn(&plane, &mut random)).and_then(|()| {
+        while let Ok(plane) = &opened
+            && round.elapsed() < ROUND
+        {
+            let outcome = (0..64).try_for_each(|_| churn(plane, &mut random)).and_then(|()| {
                 let port = 10_000 + (random.next() % u64::from(STEADY)) as u16;
-                ensure!(reply(&plane, port, ACK, ISN + 1)?, "steady flow {port} has no pin");
+                ensure!(reply(plane, port, ACK, ISN + 1)?, "steady flow {port} has no pin");
                 Ok(())
             });
             packets.fetch_add(64 * 3, Ordering::Relaxed);
+            // A failure, too, goes on round the barrier: the others wait there.
+            if let Err(error) = outcome {
+                opened = Err(error);
+            }
         }
         // Quiet, checked by the other side, and on.
         quiet.wait();
         quiet.wait();
         if stop.load(Ordering::SeqCst) {
-            return outcome;
+            return opened.map(drop);
         }
     }
 }
@@ -204,13 +209,13 @@ fn two_cpus_on_the_same_buckets_for_a_minute() {
             while !stop.load(Ordering::SeqCst) {
                 let table = plane.flow_table();
                 let round = Instant::now();
-                while round.elapsed() < ROUND {
-                    table.sweep(plane.now()?, 0..table.buckets());
+                while outcome.is_ok() && round.elapsed() < ROUND {
+                    outcome = plane.now().map_err(anyhow::Error::from).map(|now| {
+                        table.sweep(now, 0..table.buckets());
+                    });
                 }
                 quiet.wait();
-                if outcome.is_ok() {
-                    outcome = check(plane);
-                }
+                outcome = outcome.and_then(|()| check(plane));
                 let over = outcome.is_err() || begun.elapsed() >= TIME;
                 stop.store(over, Ordering::SeqCst);
                 quiet.wait();

@@ -65,6 +65,7 @@ impl Daemon {
             bpffs: config.bpffs.clone(),
             flows: config.flows,
             log: config.log.data_plane,
+            sole: true,
         };
         let (plane, mut observed) = Dataplane::open(&options)?;
         let (saved, damaged) = match store.load() {

@@ -44,7 +44,7 @@ const OVERFLOW_SHARE: u32 = 8;
 
 pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     bpffs::prepare(&options.bpffs)?;
-    let lock = bpffs::PinsLock::take(&options.bpffs)?;
+    let lock = options.sole.then(|| bpffs::PinsLock::take(&options.bpffs)).transpose()?;
     let earlier = earlier_settings(&options.bpffs)?;
     let adopted = earlier.is_some();
     let buckets = match earlier_buckets(&options.bpffs)? {
@@ -75,7 +75,7 @@ struct Loaded {
     buckets: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     settings: Settings,
-    lock: bpffs::PinsLock,
+    lock: Option<bpffs::PinsLock>,
 }
 
 fn assemble(

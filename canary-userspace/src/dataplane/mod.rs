@@ -43,6 +43,8 @@ pub struct OpenOptions {
     pub flows: u32,
     /// Log sampled messages of the program.
     pub log: bool,
+    /// Nobody else may have these maps open this way.
+    pub sole: bool,
 }
 
 /// Program, maps and links.
@@ -67,7 +69,7 @@ pub struct Dataplane {
     shared_cells: Mapping<SharedCell>,
     links: Vec<(Attachment, PinnedLink)>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    _lock: bpffs::PinsLock,
+    _lock: Option<bpffs::PinsLock>,
 }
 
 impl std::fmt::Debug for Dataplane {
