@@ -111,7 +111,8 @@ impl Tracked {
             let event = self.reset(Event::ResetByBackend, Event::Refused);
             return (self, event);
         }
-        if segment.flags & (SYN | ACK) == SYN | ACK {
+        let midstream = self.state == FlowState::HalfOpen && self.has(FlowFlags::MIDSTREAM);
+        if segment.flags & (SYN | ACK) == SYN | ACK && !midstream {
             if self.state == FlowState::HalfOpen && segment.ack == self.client_seq.wrapping_add(1) {
                 self.flags |= FlowFlags::ANSWERED;
                 self.backend_seq = segment.seq.wrapping_add(1);
@@ -119,7 +120,8 @@ impl Tracked {
             return (self, Event::None);
         }
         let mut event = Event::None;
-        if self.state == FlowState::HalfOpen && self.has(FlowFlags::MIDSTREAM) {
+        // Anything but a RST answers a flow that was met in the middle.
+        if midstream {
             self.state = FlowState::Established;
             self.backend_seq = segment.seq;
             event = Event::Established;
