@@ -192,6 +192,10 @@ fn book(event: Event, cell: &mut Cell) {
         Event::ResetByBackend => cell.resets_backend += 1,
         Event::ResetByClient => cell.resets_client += 1,
         Event::Closed => cell.closed += 1,
+        Event::EstablishedAndClosed => {
+            cell.established += 1;
+            cell.closed += 1;
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Event {
     ResetByClient,
     /// A FIN each way.
     Closed,
+    /// Both at once: the FINs were there before.
+    EstablishedAndClosed,
     /// A new connection from the same client port: not this flow any more.
     Reopened,
 }
@@ -176,18 +178,21 @@ impl Tracked {
             || self.has(FlowFlags::ANSWERED) && near(segment.seq, self.backend_seq)
     }
 
-    /// Notes a FIN; the second one closes.
+    /// Notes a FIN. One each way closes what is established, also where the
+    /// second came before the handshake's last segment, or with it.
     #[inline(always)]
     fn fin(&mut self, segment: &Segment, by: u16, event: Event) -> Event {
-        if segment.flags & FIN == 0 || self.has(by) {
+        if segment.flags & FIN != 0 {
+            self.flags |= by;
+        }
+        if self.state != FlowState::Established || !self.has(Self::BOTH_FINS) {
             return event;
         }
-        self.flags |= by;
-        if self.state == FlowState::Established && self.has(Self::BOTH_FINS) {
-            self.state = FlowState::Closing;
-            return Event::Closed;
+        self.state = FlowState::Closing;
+        match event {
+            Event::Established => Event::EstablishedAndClosed,
+            _ => Event::Closed,
         }
-        event
     }
 }
 
