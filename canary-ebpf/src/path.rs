@@ -94,6 +94,13 @@ fn from_client(
     if let Some(mut pin) = flows::find(&key, hash, now)
         && let Some(backend) = pick::backend(pin.backend, number)
     {
+        // Before the state moves: what goes to the host leaves no trace.
+        if backend.flags & BackendFlags::RESOLVED == 0 {
+            return match step(pin.tracked(), parsed, By::Client).1 {
+                Event::Reopened => Ok(None),
+                _ => Err(Reason::Unresolved),
+            };
+        }
         let event = follow(&mut pin, parsed, By::Client, &service.timeouts, now);
         if !matches!(event, Event::Reopened) {
             return towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
