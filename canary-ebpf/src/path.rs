@@ -151,7 +151,10 @@ fn follow(pin: &mut Pin, parsed: &Parsed, by: By, timeouts: &Timeouts, now: u32)
     for _ in 0..COMMIT_TRIES {
         let (next, event) = step(pin.tracked(), parsed, by);
         if pin.commit(&next) {
-            if let Some(timeout) = renewed_timeout(next.state, timeouts) {
+            // What begins anew does not lengthen what it ends.
+            if !matches!(event, Event::Reopened)
+                && let Some(timeout) = renewed_timeout(next.state, timeouts)
+            {
                 pin.extend(timeout, now);
             }
             return event;
