@@ -94,6 +94,13 @@ fn from_client(
     if let Some(mut pin) = flows::find(&key, hash, now)
         && let Some(backend) = pick::backend(pin.backend, number)
     {
+        // Before the state moves: what goes to the host leaves no trace.
+        if backend.flags & BackendFlags::RESOLVED == 0 {
+            return match step(pin.tracked(), parsed, By::Client).1 {
+                Event::Reopened => Ok(None),
+                _ => Err(Reason::Unresolved),
+            };
+        }
         let event = follow(&mut pin, parsed, By::Client, &service.timeouts, now);
         if !matches!(event, Event::Reopened) {
             return towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
@@ -144,7 +151,10 @@ fn follow(pin: &mut Pin, parsed: &Parsed, by: By, timeouts: &Timeouts, now: u32)
     for _ in 0..COMMIT_TRIES {
         let (next, event) = step(pin.tracked(), parsed, by);
         if pin.commit(&next) {
-            if let Some(timeout) = renewed_timeout(next.state, timeouts) {
+            // What begins anew does not lengthen what it ends.
+            if !matches!(event, Event::Reopened)
+                && let Some(timeout) = renewed_timeout(next.state, timeouts)
+            {
                 pin.extend(timeout, now);
             }
             return event;
@@ -192,6 +202,10 @@ fn book(event: Event, cell: &mut Cell) {
         Event::ResetByBackend => cell.resets_backend += 1,
         Event::ResetByClient => cell.resets_client += 1,
         Event::Closed => cell.closed += 1,
+        Event::EstablishedAndClosed => {
+            cell.established += 1;
+            cell.closed += 1;
+        }
     }
 }
 

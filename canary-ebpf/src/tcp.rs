@@ -51,6 +51,8 @@ pub enum Event {
     ResetByClient,
     /// A FIN each way.
     Closed,
+    /// Both at once: the FINs were there before.
+    EstablishedAndClosed,
     /// A new connection from the same client port: not this flow any more.
     Reopened,
 }
@@ -111,7 +113,8 @@ impl Tracked {
             let event = self.reset(Event::ResetByBackend, Event::Refused);
             return (self, event);
         }
-        if segment.flags & (SYN | ACK) == SYN | ACK {
+        let midstream = self.state == FlowState::HalfOpen && self.has(FlowFlags::MIDSTREAM);
+        if segment.flags & (SYN | ACK) == SYN | ACK && !midstream {
             if self.state == FlowState::HalfOpen && segment.ack == self.client_seq.wrapping_add(1) {
                 self.flags |= FlowFlags::ANSWERED;
                 self.backend_seq = segment.seq.wrapping_add(1);
@@ -119,7 +122,8 @@ impl Tracked {
             return (self, Event::None);
         }
         let mut event = Event::None;
-        if self.state == FlowState::HalfOpen && self.has(FlowFlags::MIDSTREAM) {
+        // Anything but a RST answers a flow that was met in the middle.
+        if midstream {
             self.state = FlowState::Established;
             self.backend_seq = segment.seq;
             event = Event::Established;
@@ -174,18 +178,21 @@ impl Tracked {
             || self.has(FlowFlags::ANSWERED) && near(segment.seq, self.backend_seq)
     }
 
-    /// Notes a FIN; the second one closes.
+    /// Notes a FIN. One each way closes what is established, also where the
+    /// second came before the handshake's last segment, or with it.
     #[inline(always)]
     fn fin(&mut self, segment: &Segment, by: u16, event: Event) -> Event {
-        if segment.flags & FIN == 0 || self.has(by) {
+        if segment.flags & FIN != 0 {
+            self.flags |= by;
+        }
+        if self.state != FlowState::Established || !self.has(Self::BOTH_FINS) {
             return event;
         }
-        self.flags |= by;
-        if self.state == FlowState::Established && self.has(Self::BOTH_FINS) {
-            self.state = FlowState::Closing;
-            return Event::Closed;
+        self.state = FlowState::Closing;
+        match event {
+            Event::Established => Event::EstablishedAndClosed,
+            _ => Event::Closed,
         }
-        event
     }
 }
 

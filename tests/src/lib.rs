@@ -1,8 +1,9 @@
 //! Shared by the tests: frames made and checked from scratch, the packet path
-//! under test runs, and a laboratory of network namespaces.
+//! under test runs, a model of it, and a laboratory of network namespaces.
 
 pub mod demo;
 pub mod frame;
 pub mod lab;
+pub mod model;
 pub mod netns;
 pub mod plane;

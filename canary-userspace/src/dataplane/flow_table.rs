@@ -161,7 +161,7 @@ impl FlowTable {
         self.lock().iter().filter_map(Result::ok).map(|(_, flow)| flow).collect()
     }
 
-    fn drop_overflow(&self, over: impl Fn(&Flow) -> bool, mut each: impl FnMut(&Flow)) {
+    pub(super) fn drop_overflow(&self, over: impl Fn(&Flow) -> bool, mut each: impl FnMut(&Flow)) {
         let mut overflow = self.lock();
         let gone: Vec<_> =
             overflow.iter().filter_map(Result::ok).filter(|(_, flow)| over(flow)).collect();
@@ -173,7 +173,7 @@ impl FlowTable {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, FlowKey, Flow>> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, FlowKey, Flow>> {
         self.overflow.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@ mod error;
 mod flow_table;
 mod load;
 mod mapping;
+mod probe;
 mod where_to;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

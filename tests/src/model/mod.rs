@@ -1,0 +1,450 @@
+//! A model of the data plane in plain Rust, written from the design and not
+//! from the program. It shares with the program the types of the kernel's
+//! border, the pick's hash, and Maglev's tables.
+//!
+//! Rules that the docs leave open, as the conformance table has them:
+//! * A packet that goes to the host, whatever for, leaves no trace but its
+//!   reason: no state, no time, no counter.
+//! * To a service, the hop limit is looked at before the pin; from a backend
+//!   after it, because a packet of no flow is not ours to judge.
+//! * A half-open flow's port used again begins anew on the same backend, in
+//!   the cell of now; a closed one's is picked again, as is one whose backend
+//!   is not configured any more.
+//! * A new flow looks at four slots of its table from its hash on, and takes
+//!   the first whose backend does not serve this client's address and port for
+//!   another service.
+//! * The way back is the one of a flow's first packet.
+
+pub mod driver;
+pub mod generate;
+pub mod packet;
+pub mod real;
+pub mod shrink;
+pub mod step;
+pub mod tcp;
+pub mod world;
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use canary_common::{
+    Address, FlowFlags, FlowKey, FlowState, HashKeys, Split, Timeouts, Track, pick_hash,
+};
+
+use crate::{
+    frame::RST,
+    plane::{BACKEND_MAC, OWN_MAC, PASS, REDIRECT, TABLE_SIZE, TX},
+};
+use packet::{Becomes, Expected, Packet, TCP};
+use tcp::{Client, Connection};
+use world::{BACKENDS, QUANTUM, SERVICES, TIMEOUTS};
+
+/// Counters that the model knows, of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    PacketsIn,
+    BytesIn,
+    PacketsOut,
+    BytesOut,
+    Connections,
+    Established,
+    Midstream,
+    Refused,
+    ResetsBackend,
+    ResetsClient,
+    SynRetransmits,
+    Closed,
+}
+
+pub const COUNTERS: usize = Counter::Closed as usize + 1;
+pub type Counts = [u64; COUNTERS];
+/// Over all backends' cells, by the cell's number; 0 and 1 are unused.
+pub const CELLS: usize = 2 * BACKENDS.len() + 2;
+
+/// A pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub backend: u16,
+    pub cell: u16,
+    pub connection: Connection,
+    /// In the model's jiffies.
+    pub deadline: i64,
+    /// How a reply's frame begins.
+    pub reply_macs: [[u8; 6]; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Weights {
+    split: Split,
+    /// By track, as bits of [`world::chosen`].
+    masks: [u8; 2],
+    parity: u8,
+}
+
+/// What must come of a packet.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub action: u32,
+    pub reason: &'static str,
+    /// `None`: as it came.
+    pub bytes: Option<Expected>,
+    /// The flow it spoke of.
+    pub key: Option<FlowKey>,
+}
+
+#[derive(Debug)]
+pub struct Model {
+    pub now: i64,
+    pub flows: HashMap<FlowKey, Flow>,
+    pub counts: [Counts; CELLS],
+    /// Handshakes that nobody answered, found so far by a sweep, and those
+    /// that whoever takes the way will find.
+    pub timeouts: [u64; CELLS],
+    pub unfound: [u64; CELLS],
+    weights: [Weights; SERVICES.len()],
+    configured: [bool; BACKENDS.len()],
+    resolved: [bool; BACKENDS.len()],
+    tables: HashMap<u16, Vec<u16>>,
+}
+
+type Passed = &'static str;
+
+impl Model {
+    #[must_use]
+    pub fn new(tables: HashMap<u16, Vec<u16>>) -> Self {
+        Self {
+            now: 0,
+            flows: HashMap::new(),
+            counts: [[0; COUNTERS]; CELLS],
+            timeouts: [0; CELLS],
+            unfound: [0; CELLS],
+            weights: [Weights { split: Split::NONE, masks: [3, 1], parity: 0 }; SERVICES.len()],
+            configured: [true; BACKENDS.len()],
+            resolved: [true; BACKENDS.len()],
+            tables,
+        }
+    }
+
+    #[must_use]
+    pub fn live(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key).filter(|flow| flow.deadline >= self.now)
+    }
+
+    pub fn split(&mut self, service: u16, permille: u16) -> canary_common::WeightTable {
+        let split = Split::from_fraction(f64::from(permille) / 1000.0).unwrap_or(Split::ALL);
+        self.weights[usize::from(service)].split = split;
+        self.word(service)
+    }
+
+    /// New tables; an epoch begins. What is not configured gets no slot.
+    pub fn switch(&mut self, service: u16, masks: [u8; 2]) -> canary_common::WeightTable {
+        let usable = Track::ALL.map(|track| {
+            let all = world::track(service, track).into_iter().enumerate();
+            let configured = all.filter(|(_, n)| self.configured[usize::from(*n) - 1]);
+            configured.fold(0, |mask, (i, _)| mask | 1_u8 << i) & masks[track as usize]
+        });
+        let weights = &mut self.weights[usize::from(service)];
+        weights.masks = usable;
+        weights.parity ^= 1;
+        self.word(service)
+    }
+
+    #[must_use]
+    pub fn word(&self, service: u16) -> canary_common::WeightTable {
+        let Weights { split, masks, parity } = self.weights[usize::from(service)];
+        let tables =
+            Track::ALL.map(|track| world::table_number(service, track, masks[track as usize]));
+        canary_common::WeightTable { split, tables, parity }
+    }
+
+    #[must_use]
+    pub fn masks(&self, service: u16) -> [u8; 2] {
+        self.weights[usize::from(service)].masks
+    }
+
+    pub fn configure(&mut self, backend: u16, configured: bool) {
+        self.configured[usize::from(backend) - 1] = configured;
+    }
+
+    #[must_use]
+    pub fn is_configured(&self, backend: u16) -> bool {
+        self.configured[usize::from(backend) - 1]
+    }
+
+    pub fn resolve(&mut self, backend: u16, resolved: bool) {
+        self.resolved[usize::from(backend) - 1] = resolved;
+    }
+
+    #[must_use]
+    pub fn is_resolved(&self, backend: u16) -> bool {
+        self.resolved[usize::from(backend) - 1]
+    }
+
+    /// A removed backend's pins are given back.
+    pub fn forget(&mut self, backend: u16) {
+        self.flows.retain(|_, flow| flow.backend != backend);
+    }
+
+    pub fn pass_time(&mut self, quanta: u8) {
+        self.now += i64::from(quanta) * i64::from(QUANTUM);
+        let (now, unfound) = (self.now, &mut self.unfound);
+        self.flows.retain(|_, flow| {
+            let over = flow.deadline < now;
+            if over && unanswered(&flow.connection) {
+                unfound[usize::from(flow.cell)] += 1;
+            }
+            !over
+        });
+    }
+
+    /// All that is over is found, and booked once.
+    pub fn sweep(&mut self) {
+        for (booked, unfound) in self.timeouts.iter_mut().zip(&mut self.unfound) {
+            *booked += std::mem::take(unfound);
+        }
+    }
+
+    pub fn packet(&mut self, bytes: &[u8]) -> Outcome {
+        let passed = |reason, key| Outcome { action: PASS, reason, bytes: None, key };
+        let packet = match packet::parse(bytes) {
+            Ok(packet) => packet,
+            Err(reason) => return passed(reason, None),
+        };
+        if let Some(service) = service_of(&packet) {
+            let key = key(packet.from, service);
+            return match self.asked(bytes, &packet, &key) {
+                Ok((action, reason, expected)) => {
+                    Outcome { action, reason, bytes: Some(expected), key: Some(key) }
+                }
+                Err(reason) => passed(reason, Some(key)),
+            };
+        }
+        let candidates: Vec<u16> = self.backends_of(&packet);
+        if candidates.is_empty() {
+            return passed("not_ours", None);
+        }
+        let pinned = candidates.into_iter().find_map(|number| {
+            let key = key(packet.to, world::backend_of(number).service);
+            self.live(&key).is_some_and(|flow| flow.backend == number).then_some(key)
+        });
+        let Some(key) = pinned else { return passed("no_pin", None) };
+        if packet.ttl <= 1 {
+            return passed("ttl_expired", Some(key));
+        }
+        let expected = self.reply(bytes, &packet, &key);
+        Outcome { action: TX, reason: "reply", bytes: Some(expected), key: Some(key) }
+    }
+
+    fn backends_of(&self, packet: &Packet) -> Vec<u16> {
+        let from = |number: &u16| {
+            let backend = world::backend_of(*number);
+            self.is_configured(*number)
+                && world::address(backend.address) == packet.from
+                && SERVICES[usize::from(backend.service)].protocol == packet.protocol
+        };
+        world::numbers().filter(from).collect()
+    }
+
+    fn asked(
+        &mut self,
+        bytes: &[u8],
+        packet: &Packet,
+        key: &FlowKey,
+    ) -> Result<(u32, &'static str, Expected), Passed> {
+        if packet.ttl <= 1 {
+            return Err("ttl_expired");
+        }
+        let pin = self.live(key).copied().filter(|flow| self.is_configured(flow.backend));
+        let Some(mut flow) = pin else { return self.open(bytes, packet, key, None) };
+        let counted = match &packet.tcp {
+            None => Vec::new(),
+            Some(segment) => match flow.connection.client(segment) {
+                Client::Follows(counted) => counted,
+                Client::Anew => return self.open(bytes, packet, key, pin),
+            },
+        };
+        let (action, expected) = self.forward(bytes, packet, flow.backend, flow.cell)?;
+        self.renew(&mut flow);
+        self.flows.insert(*key, flow);
+        self.count(flow.cell, &counted);
+        Ok((action, "pinned", expected))
+    }
+
+    /// A packet that no live pin speaks for; `old` is the one it ends.
+    fn open(
+        &mut self,
+        bytes: &[u8],
+        packet: &Packet,
+        key: &FlowKey,
+        old: Option<Flow>,
+    ) -> Result<(u32, &'static str, Expected), Passed> {
+        let parity = usize::from(self.weights[usize::from(key.service)].parity);
+        let stays = old.filter(|flow| flow.connection.state == FlowState::HalfOpen);
+        let backend = match stays {
+            Some(flow) => flow.backend,
+            None => self.pick(key)?,
+        };
+        let cell = world::cells(backend)[parity];
+        let (action, expected) = self.forward(bytes, packet, backend, cell)?;
+        let mut connection =
+            Connection { state: FlowState::Unanswered, flags: 0, client_seq: 0, backend_seq: 0 };
+        let mut reason = "new_flow";
+        if let Some(segment) = &packet.tcp {
+            if segment.has(RST) {
+                return Ok((action, "unpinned", expected));
+            }
+            connection.state = FlowState::HalfOpen;
+            connection.client_seq = segment.seq;
+            if !segment.opens() {
+                connection.flags = FlowFlags::MIDSTREAM;
+                reason = "midstream";
+            }
+        }
+        let born = if reason == "midstream" { Counter::Midstream } else { Counter::Connections };
+        self.count(cell, &[born]);
+        let deadline = self.now + i64::from(timeout(connection.state, &TIMEOUTS));
+        let reply_macs = [mac(bytes, 6), mac(bytes, 0)];
+        self.flows.insert(*key, Flow { backend, cell, connection, deadline, reply_macs });
+        Ok((action, reason, expected))
+    }
+
+    /// Split, then Maglev.
+    fn pick(&self, key: &FlowKey) -> Result<u16, Passed> {
+        let Weights { split, masks, .. } = self.weights[usize::from(key.service)];
+        let alone = SERVICES[usize::from(key.service)].by_client_alone;
+        let port_be = if alone { 0 } else { key.client_port_be };
+        let keys = HashKeys::from_seed(u64::from(key.service));
+        let hash = pick_hash(&keys, &key.client, port_be);
+        let [stable, canary] = masks.map(|mask| mask != 0);
+        // A track without backends gets nothing; a split of nothing gives the
+        // canary nothing, even where stable has none.
+        let track = match u64::from(hash.for_split()) < split.parts() {
+            true if canary => Track::Canary,
+            false if !stable && canary && split != Split::NONE => Track::Canary,
+            _ if stable => Track::Stable,
+            _ => return Err("no_backend"),
+        };
+        let number = world::table_number(key.service, track, masks[track as usize]);
+        let slots = &self.tables[&number];
+        let first = hash.slot(TABLE_SIZE) as usize;
+        (first..first + 4)
+            .map(|slot| slots[slot % slots.len()])
+            .find(|&backend| !self.collides(key, backend))
+            .ok_or("collision")
+    }
+
+    /// Replies of two services' flows could not be told apart.
+    fn collides(&self, key: &FlowKey, backend: u16) -> bool {
+        let address = world::backend_of(backend).address;
+        world::numbers().any(|other| {
+            let record = world::backend_of(other);
+            let theirs = FlowKey { service: record.service, ..*key };
+            record.service != key.service
+                && record.address == address
+                && SERVICES[usize::from(record.service)].protocol
+                    == SERVICES[usize::from(key.service)].protocol
+                && self.live(&theirs).is_some_and(|flow| flow.backend == other)
+        })
+    }
+
+    /// To a backend, counted in a cell.
+    fn forward(
+        &mut self,
+        bytes: &[u8],
+        packet: &Packet,
+        backend: u16,
+        cell: u16,
+    ) -> Result<(u32, Expected), Passed> {
+        if !self.is_resolved(backend) {
+            return Err("unresolved");
+        }
+        let record = world::backend_of(backend);
+        let becomes = Becomes {
+            from: packet.from,
+            to: world::address(record.address),
+            to_mac: BACKEND_MAC,
+            from_mac: OWN_MAC,
+        };
+        self.add(cell, Counter::PacketsIn, 1);
+        self.add(cell, Counter::BytesIn, packet.ip_bytes);
+        let action = if record.elsewhere { REDIRECT } else { TX };
+        Ok((action, packet::translated(bytes, packet, &becomes)))
+    }
+
+    fn reply(&mut self, bytes: &[u8], packet: &Packet, key: &FlowKey) -> Expected {
+        let mut flow = self.flows[key];
+        let counted = match &packet.tcp {
+            Some(segment) => flow.connection.backend(segment),
+            None if flow.connection.state == FlowState::Unanswered => {
+                flow.connection.state = FlowState::Answered;
+                vec![Counter::Established]
+            }
+            None => Vec::new(),
+        };
+        self.renew(&mut flow);
+        self.flows.insert(*key, flow);
+        self.count(flow.cell, &counted);
+        self.add(flow.cell, Counter::PacketsOut, 1);
+        self.add(flow.cell, Counter::BytesOut, packet.ip_bytes);
+        let [to_mac, from_mac] = flow.reply_macs;
+        let from = world::address(SERVICES[usize::from(key.service)].vip);
+        packet::translated(bytes, packet, &Becomes { from, to: packet.to, to_mac, from_mac })
+    }
+
+    /// Each packet gives a flow its state's time again; a half-open one's runs
+    /// from its first packet.
+    fn renew(&self, flow: &mut Flow) {
+        if flow.connection.state != FlowState::HalfOpen {
+            flow.deadline = self.now + i64::from(timeout(flow.connection.state, &TIMEOUTS));
+        }
+    }
+
+    fn count(&mut self, cell: u16, counted: &[Counter]) {
+        for counter in counted {
+            self.add(cell, *counter, 1);
+        }
+    }
+
+    fn add(&mut self, cell: u16, counter: Counter, by: u64) {
+        self.counts[usize::from(cell)][counter as usize] += by;
+    }
+}
+
+fn unanswered(connection: &Connection) -> bool {
+    connection.state == FlowState::HalfOpen
+        && connection.flags & (FlowFlags::ANSWERED | FlowFlags::MIDSTREAM) == 0
+}
+
+const fn timeout(state: FlowState, timeouts: &Timeouts) -> u32 {
+    match state {
+        FlowState::Established => timeouts.established,
+        FlowState::Closing => timeouts.closing,
+        FlowState::Unanswered => timeouts.unanswered,
+        FlowState::Answered => timeouts.answered,
+        FlowState::HalfOpen | FlowState::Free | FlowState::Claimed => timeouts.half_open,
+    }
+}
+
+fn service_of(packet: &Packet) -> Option<u16> {
+    let found = SERVICES.iter().position(|service| {
+        service.protocol == packet.protocol && world::address(service.vip) == packet.to
+    });
+    found.map(|number| number as u16)
+}
+
+/// A flow as its client names it.
+#[must_use]
+pub fn key(client: SocketAddr, service: u16) -> FlowKey {
+    FlowKey { client: Address::from(client.ip()), client_port_be: client.port().to_be(), service }
+}
+
+fn mac(bytes: &[u8], at: usize) -> [u8; 6] {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&bytes[at..at + 6]);
+    mac
+}
+
+/// Whether it is a protocol with a state machine.
+#[must_use]
+pub fn is_tcp(service: u16) -> bool {
+    SERVICES[usize::from(service)].protocol == TCP
+}

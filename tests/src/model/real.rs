@@ -1,0 +1,290 @@
+//! The real program in the model's world.
+
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::{Context as _, Result, ensure};
+use canary::{
+    dataplane::FlowTable,
+    plan::{Write, checksum_deltas},
+};
+use canary_common::{
+    Address, Backend, BackendFlags, Cell, DirectoryKey, EntryKind, Flow, FlowKey, FrameAddresses,
+    HashKeys, Reason, Service, ServiceFlags, Track, WeightTable,
+};
+
+use super::{CELLS, COUNTERS, Counter, Counts, world};
+use crate::plane::{BACKEND_MAC, INGRESS, OWN_MAC, Plane, TABLE_SIZE};
+
+#[derive(Debug)]
+pub struct Real {
+    plane: Plane,
+    program: &'static str,
+    table: Arc<FlowTable>,
+    elsewhere: u32,
+    verdicts: Vec<u64>,
+    /// What was counted before the case began.
+    before: Counted,
+    /// The program's clock then, jiffies.
+    now: u32,
+    /// A buffer for test runs' output.
+    out: Vec<u8>,
+}
+
+/// All cells' counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub counts: [Counts; CELLS],
+    pub timeouts: [u64; CELLS],
+    pub evicted: u64,
+}
+
+/// What a packet met.
+#[derive(Debug)]
+pub struct Met<'a> {
+    pub action: u32,
+    pub bytes: &'a [u8],
+    pub reason: &'static str,
+}
+
+impl Real {
+    /// Room for so many flows; the world's other interface is `elsewhere`.
+    ///
+    /// # Errors
+    /// Without root, or where the kernel refuses.
+    pub fn new(flows: u32, elsewhere: u32) -> Result<Self> {
+        let mut plane = Plane::new(flows)?;
+        let mut writes = vec![Write::AllowInterface { ifindex: elsewhere }];
+        for (number, slots) in tables() {
+            writes.push(Write::Table { number, slots });
+        }
+        for number in (0..).take(world::SERVICES.len()) {
+            writes.push(Write::Service { number, record: service(number) });
+        }
+        plane.get().apply(&writes)?;
+        let none = [[0; COUNTERS]; CELLS];
+        let mut real = Self {
+            program: plane.get().program(),
+            table: plane.get().flow_table(),
+            verdicts: plane.get().verdicts()?,
+            elsewhere,
+            before: Counted { counts: none, timeouts: [0; CELLS], evicted: 0 },
+            now: 0,
+            out: vec![0; 4096],
+            plane,
+        };
+        real.restart()?;
+        Ok(real)
+    }
+
+    /// The world as it began: no flow, all backends there, nothing counted.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn restart(&mut self) -> Result<()> {
+        self.table.clear();
+        self.plane.get().reset_overflow_mark();
+        for number in world::numbers() {
+            self.backend(number, true)?;
+        }
+        self.directory(|_| true)?;
+        self.now = self.plane.get().now()?;
+        self.before = Counted { counts: [[0; COUNTERS]; CELLS], timeouts: [0; CELLS], evicted: 0 };
+        self.before = self.counted()?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn backend(&mut self, number: u16, resolved: bool) -> Result<()> {
+        let record = backend(number, resolved, self.elsewhere);
+        Ok(self.plane.get().apply(&[Write::Backend { number, record }])?)
+    }
+
+    /// Services, and the backends that are configured.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn directory(&mut self, configured: impl Fn(u16) -> bool) -> Result<()> {
+        let mut entries = Vec::new();
+        for (number, service) in (0..).zip(&world::SERVICES) {
+            let vip = world::address(service.vip);
+            let (address, port) = (Address::from(vip.ip()), vip.port().to_be());
+            let key = DirectoryKey::new(EntryKind::Service, address, port, service.protocol);
+            entries.push((key, number));
+        }
+        for number in world::numbers().filter(|n| *n != world::SHARED[1] && configured(*n)) {
+            let at = world::address(world::backend_of(number).address);
+            let (address, port) = (Address::from(at.ip()), at.port().to_be());
+            let service = world::backend_of(number).service;
+            let protocol = world::SERVICES[usize::from(service)].protocol;
+            let key = DirectoryKey::new(EntryKind::Backend, address, port, protocol);
+            entries.push((key, u32::from(number)));
+        }
+        Ok(self.plane.get().apply(&[Write::Directory { entries }])?)
+    }
+
+    /// The record goes, in the daemon's order: directory, record, pins.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&mut self, number: u16, forget: bool) -> Result<()> {
+        self.plane.get().apply(&[Write::DropBackend { number }])?;
+        if forget {
+            self.plane.get().apply(&[Write::ForgetPins { backends: vec![number] }])?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn weights(&mut self, service: u16, weights: WeightTable) -> Result<()> {
+        Ok(self.plane.get().apply(&[Write::Weights { service, weights }])?)
+    }
+
+    pub fn pass_time(&mut self, jiffies: u32) {
+        self.table.age_by(jiffies);
+    }
+
+    pub fn sweep(&mut self) {
+        self.table.sweep(self.now, 0..self.table.buckets());
+    }
+
+    /// # Errors
+    /// The kernel's, or where not exactly one reason was counted.
+    pub fn packet(&mut self, frame: &[u8]) -> Result<Met<'_>> {
+        let (action, len) = self.plane.get().test_run(self.program, frame, &mut self.out)?;
+        let verdicts = self.plane.get().verdicts()?;
+        let mut moved = (0..).zip(verdicts.iter().zip(&self.verdicts)).filter(|(_, (a, b))| a != b);
+        let (reason, (after, before)) = moved.next().context("no reason was counted")?;
+        ensure!(moved.next().is_none() && *after == before + 1, "more than one reason was counted");
+        self.verdicts = verdicts;
+        let reason = Reason::from_number(reason).name();
+        Ok(Met { action, bytes: &self.out[..len], reason })
+    }
+
+    /// Since the case began.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn counted(&mut self) -> Result<Counted> {
+        let mut counted = self.before;
+        let mut evicted = 0;
+        for number in 2..CELLS {
+            let (cell, shared) = self.plane.get().cell(number as u16)?;
+            for (sum, (now, before)) in counted.counts[number]
+                .iter_mut()
+                .zip(counts(&cell).iter().zip(self.before.counts[number]))
+            {
+                *sum = now - before;
+            }
+            counted.timeouts[number] = shared.handshake_timeouts - self.before.timeouts[number];
+            evicted += shared.evicted;
+        }
+        counted.evicted = evicted - self.before.evicted;
+        Ok(counted)
+    }
+
+    /// The live pin under a key.
+    pub fn flow(&mut self, key: &FlowKey) -> Option<Flow> {
+        let now = self.now;
+        self.plane.get().flow_record(key, now)
+    }
+
+    /// All live pins, and what each is pinned to.
+    #[must_use]
+    pub fn flows(&self) -> HashMap<FlowKey, u16> {
+        let mut flows = HashMap::new();
+        self.table.scan(self.now, 0..self.table.buckets(), &mut |flow| {
+            flows.insert(flow.key, flow.backend);
+        });
+        flows
+    }
+
+    /// The program's clock when the case began, jiffies.
+    #[must_use]
+    pub const fn began(&self) -> u32 {
+        self.now
+    }
+
+    #[must_use]
+    pub fn table(&self) -> &FlowTable {
+        &self.table
+    }
+}
+
+/// Every Maglev table of the world, by its number.
+#[must_use]
+pub fn tables() -> HashMap<u16, Vec<u16>> {
+    let mut tables = HashMap::new();
+    for service in 0..world::SERVICES.len() as u16 {
+        for track in Track::ALL {
+            for mask in 1..1 << world::track(service, track).len() {
+                if let Some(slots) = world::table(service, track, mask) {
+                    tables.insert(world::table_number(service, track, mask), slots);
+                }
+            }
+        }
+    }
+    tables
+}
+
+fn service(number: u16) -> Service {
+    let service = &world::SERVICES[usize::from(number)];
+    let vip = world::address(service.vip);
+    let alone = if service.by_client_alone { ServiceFlags::CLIENT_AFFINITY } else { 0 };
+    Service {
+        vip: Address::from(vip.ip()),
+        port_be: vip.port().to_be(),
+        protocol: service.protocol,
+        flags: ServiceFlags::PRESENT | alone,
+        timeouts: world::TIMEOUTS,
+        pick: HashKeys::from_seed(u64::from(number)),
+        table_size: [TABLE_SIZE; 2],
+        ..Service::default()
+    }
+}
+
+fn backend(number: u16, resolved: bool, elsewhere: u32) -> Backend {
+    let backend = world::backend_of(number);
+    let address = world::address(backend.address);
+    let vip = world::address(world::SERVICES[usize::from(backend.service)].vip);
+    let (address_delta, transport_delta) = checksum_deltas(vip, address);
+    let mut flags = BackendFlags::PRESENT;
+    if resolved {
+        flags |= BackendFlags::RESOLVED;
+    }
+    if backend.track == Track::Canary {
+        flags |= BackendFlags::CANARY;
+    }
+    Backend {
+        address: Address::from(address.ip()),
+        port_be: address.port().to_be(),
+        flags,
+        ifindex: if backend.elsewhere { elsewhere } else { INGRESS },
+        frame: FrameAddresses::new(BACKEND_MAC, OWN_MAC),
+        service: backend.service,
+        next_sharing: if number == world::SHARED[0] { world::SHARED[1] } else { 0 },
+        cells: world::cells(number),
+        address_delta,
+        transport_delta,
+        ..Backend::default()
+    }
+}
+
+/// The counters that the model knows, by their names: there may be more.
+const fn counts(cell: &Cell) -> Counts {
+    let mut counts = [0; COUNTERS];
+    counts[Counter::PacketsIn as usize] = cell.packets_in;
+    counts[Counter::BytesIn as usize] = cell.bytes_in;
+    counts[Counter::PacketsOut as usize] = cell.packets_out;
+    counts[Counter::BytesOut as usize] = cell.bytes_out;
+    counts[Counter::Connections as usize] = cell.connections;
+    counts[Counter::Established as usize] = cell.established;
+    counts[Counter::Midstream as usize] = cell.midstream;
+    counts[Counter::Refused as usize] = cell.refused;
+    counts[Counter::ResetsBackend as usize] = cell.resets_backend;
+    counts[Counter::ResetsClient as usize] = cell.resets_client;
+    counts[Counter::SynRetransmits as usize] = cell.syn_retransmits;
+    counts[Counter::Closed as usize] = cell.closed;
+    counts
+}

@@ -1,0 +1,223 @@
+//! What can happen, in few numbers: a case that failed is a list of these,
+//! printed as it is pasted into a table.
+
+use std::{fmt, net::SocketAddr};
+
+use super::{Model, key, world};
+use crate::frame::{Frame, Transport};
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Client,
+    /// The backend that the flow is pinned to, else the service's first.
+    Pinned,
+    /// This one of the service's backends.
+    Backend(u8),
+    /// A client, to a port of the service's address where no service is.
+    Astray,
+}
+
+/// One packet. `seq` and `ack` are counted from what the flow's record holds
+/// for the two sides; without a record, from a fixed number each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pkt {
+    pub service: u16,
+    pub client: u8,
+    pub port: u8,
+    pub by: By,
+    /// TCP's flags.
+    pub flags: u8,
+    pub seq: i32,
+    pub ack: i32,
+    /// Bytes of payload.
+    pub len: u16,
+    pub ttl: u8,
+    /// IPv4 options, in words.
+    pub options: u8,
+    /// By which of some routers it came.
+    pub router: u8,
+    pub checksum_error: u16,
+    /// UDP over IPv4 without a checksum.
+    pub unchecked: bool,
+}
+
+/// What the fields are that are not named.
+pub const PKT: Pkt = Pkt {
+    service: 0,
+    client: 1,
+    port: 0,
+    by: By::Client,
+    flags: 2,
+    seq: 0,
+    ack: 0,
+    len: 0,
+    ttl: 64,
+    options: 0,
+    router: 1,
+    checksum_error: 0,
+    unchecked: false,
+};
+
+/// A change to a frame's bytes; what lies outside of it changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    Xor(u16, u8),
+    /// A 16-bit word, most significant byte first.
+    Word(u16, u16),
+    /// This many bytes are left, at least an Ethernet header.
+    Cut(u16),
+    /// Zeroes at the end.
+    Grow(u16),
+    /// The same packet as IPv6, with IPv4-mapped addresses.
+    Mapped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Packet(Pkt),
+    Mutated(Pkt, Vec<Edit>),
+    /// The canary's share, in thousandths.
+    Split {
+        service: u16,
+        permille: u16,
+    },
+    /// Other tables, of the backends that the bits name: stable's, canary's.
+    Switch {
+        service: u16,
+        masks: [u8; 2],
+    },
+    /// A backend is taken out of the configuration; `forget`: its pins too.
+    Remove {
+        backend: u16,
+        forget: bool,
+    },
+    /// And put back.
+    Restore {
+        backend: u16,
+    },
+    NextHop {
+        backend: u16,
+        known: bool,
+    },
+    /// See [`world::QUANTUM`]; `sweep`: user space gives back what is over.
+    Time {
+        quanta: u8,
+        sweep: bool,
+    },
+}
+
+impl Pkt {
+    /// The packet's bytes, in a world that stands as the model says.
+    #[must_use]
+    pub fn bytes(&self, model: &Model) -> Vec<u8> {
+        let client = world::client(self.service, self.client, self.port);
+        let mut vip = world::address(world::SERVICES[usize::from(self.service)].vip);
+        let flow = model.live(&key(client, self.service));
+        let [client_seq, backend_seq] = flow.map_or([1_000_000, 9_000_000], |flow| {
+            [flow.connection.client_seq, flow.connection.backend_seq]
+        });
+        let first = world::numbers().find(|n| world::backend_of(*n).service == self.service);
+        let first = first.unwrap_or(1);
+        let address = |number| world::address(world::backend_of(number).address);
+        if self.by == By::Astray {
+            vip.set_port(vip.port() + 1);
+        }
+        let pinned = flow.map_or(first, |flow| flow.backend);
+        let (from, to, seq, ack) = match self.by {
+            By::Client | By::Astray => (client, vip, client_seq, backend_seq),
+            By::Pinned => (address(pinned), client, backend_seq, client_seq),
+            By::Backend(i) => (address(first + u16::from(i % 3)), client, backend_seq, client_seq),
+        };
+        let seq = seq.wrapping_add_signed(self.seq);
+        let ack = ack.wrapping_add_signed(self.ack);
+        self.frame(from, to, seq, ack).bytes()
+    }
+
+    fn frame(&self, from: SocketAddr, to: SocketAddr, seq: u32, ack: u32) -> Frame {
+        let mut frame = Frame::tcp(from, to, self.flags, seq, ack);
+        if !super::is_tcp(self.service) {
+            let unchecked = self.unchecked && from.is_ipv4();
+            frame.transport = if unchecked { Transport::UdpUnchecked } else { Transport::Udp };
+        }
+        if from.is_ipv4() {
+            frame.ip_options = vec![1; 4 * usize::from(self.options)];
+        }
+        frame.payload = (0..self.len).map(|i| (i.wrapping_mul(7) ^ self.len) as u8).collect();
+        frame.checksum_error = self.checksum_error;
+        frame.ttl(self.ttl).macs([2, 0, 0, 0, 1, 0], [2, 0, 0, 0, 2, self.router])
+    }
+}
+
+impl Edit {
+    pub fn apply(self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Xor(at, bits) => {
+                if let Some(byte) = bytes.get_mut(usize::from(at)) {
+                    *byte ^= bits;
+                }
+            }
+            Self::Word(at, word) => {
+                if let Some(pair) = bytes.get_mut(usize::from(at)..usize::from(at) + 2) {
+                    pair.copy_from_slice(&word.to_be_bytes());
+                }
+            }
+            // The kernel refuses test runs of less.
+            Self::Cut(len) => bytes.truncate(usize::from(len).max(14)),
+            Self::Grow(by) => bytes.resize(bytes.len() + usize::from(by), 0),
+            Self::Mapped => mapped(bytes),
+        }
+    }
+}
+
+/// A plain IPv4 header replaced by an IPv6 one.
+fn mapped(bytes: &mut Vec<u8>) {
+    if bytes.len() < 34 || bytes[12..15] != [8, 0, 0x45] {
+        return;
+    }
+    let payload = bytes.len() as u16 - 34;
+    let mut header = vec![0x60, 0, 0, 0];
+    header.extend(payload.to_be_bytes());
+    header.extend([bytes[23], bytes[22]]);
+    for address in [26..30, 30..34] {
+        header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+        header.extend(&bytes[address]);
+    }
+    bytes.splice(14..34, header);
+    bytes[12..14].copy_from_slice(&[0x86, 0xdd]);
+}
+
+impl fmt::Display for Pkt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pkt { ")?;
+        macro_rules! fields {
+            ($($name:ident),+) => { $(
+                if self.$name != PKT.$name {
+                    write!(f, "{}: {:?}, ", stringify!($name), self.$name)?;
+                }
+            )+ };
+        }
+        fields!(service, client, port);
+        if self.by != PKT.by {
+            write!(f, "by: By::{:?}, ", self.by)?;
+        }
+        fields!(flags, seq, ack, len, ttl, options, router, checksum_error, unchecked);
+        f.write_str("..PKT }")
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packet(pkt) => write!(f, "Step::Packet({pkt})"),
+            Self::Mutated(pkt, edits) => {
+                write!(f, "Step::Mutated({pkt}, vec![")?;
+                for edit in edits {
+                    write!(f, "Edit::{edit:?}, ")?;
+                }
+                f.write_str("])")
+            }
+            other => write!(f, "Step::{other:?}"),
+        }
+    }
+}
