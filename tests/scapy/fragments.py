@@ -1,6 +1,6 @@
 """Fragments: the first by its ports, the later ones after it."""
 
-from lab import IPV4, IPV6, PLAIN, Raw, ether, ip, packet
+from lab import IPV4, IPV6, PLAIN, TAGS, Raw, ether, ip, packet
 from scapy.layers.inet import IPOption_Router_Alert
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN
 
@@ -8,7 +8,6 @@ from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdr
 CUTS = (64, 48)
 HOPS = IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(4))])
 DESTINATION = IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(4))])
-TAGS = ((0x88A8, 100), (0x8100, 200))
 
 
 def cases(lab):
@@ -205,9 +204,10 @@ def shapes(lab, service):
     forward(case, "pinned", PLAIN, 61, cuts=(smallest, 8))
     yield reply(case, PLAIN, 61, cuts=(smallest, 8))
 
-    case = lab.case("fragments under two tags", service).established()
-    forward(case, "pinned", PLAIN.but(tags=TAGS), 62)
-    yield reply(case, PLAIN.but(tags=TAGS[1:]), 62)
+    for kind, tags in TAGS:
+        case = lab.case(f"fragments, {kind}", service).established()
+        forward(case, "pinned", PLAIN.but(tags=tags), 62)
+        yield reply(case, PLAIN.but(tags=tags), 62)
 
     case = lab.case("fragments with noise after them", service).established()
     forward(case, "pinned", PLAIN.but(pad=b"\xa5" * 9), 63)
@@ -235,15 +235,17 @@ def shapes(lab, service):
     yield case.step(next(frames), "TX", next(frames), "fragment")
 
     if service.family == 4:
-        case = lab.case("fragments with options", service).established()
-        shape = PLAIN.but(options=(IPOption_Router_Alert(),))
-        forward(case, "pinned", shape, 66)
-        yield reply(case, shape.but(tags=TAGS), 66)
+        for kind, tags in (("untagged", ()), *TAGS):
+            case = lab.case(f"fragments with options, {kind}", service).established()
+            shape = PLAIN.but(options=(IPOption_Router_Alert(),), tags=tags)
+            forward(case, "pinned", shape, 66)
+            yield reply(case, shape, 66)
     else:
-        case = lab.case("fragments after other headers", service).established()
-        shape = PLAIN.but(extensions=(HOPS, DESTINATION))
-        forward(case, "pinned", shape, 67)
-        yield reply(case, shape.but(tags=TAGS), 67)
+        for kind, tags in (("untagged", ()), *TAGS):
+            case = lab.case(f"fragments after other headers, {kind}", service).established()
+            shape = PLAIN.but(extensions=(HOPS, DESTINATION), tags=tags)
+            forward(case, "pinned", shape, 67)
+            yield reply(case, shape, 67)
 
 
 def datagrams(lab, service):

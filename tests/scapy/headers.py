@@ -1,6 +1,6 @@
 """IPv4 options, and IPv6's extension headers."""
 
-from lab import IPV6, PLAIN, Raw, ether, ip, ping
+from lab import IPV6, PLAIN, TAGS, Raw, ether, ip, ping
 from scapy.layers.inet import (IPOption_EOL, IPOption_NOP, IPOption_Router_Alert, IPOption_RR,
                                IPOption_Security, IPOption_Stream_Id, IPOption_Timestamp)
 from scapy.layers.inet6 import (IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop,
@@ -49,7 +49,6 @@ TO_THE_HOST = (
     ("a route with a segment left, after others", (HOPS, DESTINATION, ROUTING)),
     ("five headers", (HOPS, DESTINATION, ROUTED, ATOMIC, DESTINATION)),
 )
-TAGS = ((0x8100, 7),), ((0x88A8, 100), (0x8100, 200))
 
 
 def cases(lab):
@@ -71,9 +70,9 @@ def both_ways(case, shape):
 def options(lab, service):
     for name, given in OPTIONS:
         yield both_ways(lab.case(name, service), PLAIN.but(options=given))
-        for tags in TAGS:
-            case = lab.case(f"{name}, {len(tags)} tags", service)
-            yield case.established(PLAIN.but(options=given, tags=tags))
+        for kind, tags in TAGS:
+            case = lab.case(f"{name}, {kind}", service)
+            yield both_ways(case, PLAIN.but(options=given, tags=tags))
     case = lab.case("options come and go", service).open(PLAIN.but(options=OPTIONS[1][1]))
     case.reply(PLAIN.but(payload=b"", fields=case.first_answer()))
     yield case.forward("pinned", PLAIN.but(options=OPTIONS[2][1], fields=case.says()))
@@ -91,9 +90,9 @@ def options(lab, service):
 def extensions(lab, service):
     for name, given in EXTENSIONS:
         yield both_ways(lab.case(name, service), PLAIN.but(extensions=given))
-        for tags in TAGS:
-            case = lab.case(f"{name}, {len(tags)} tags", service)
-            yield case.established(PLAIN.but(extensions=given, tags=tags))
+        for kind, tags in TAGS:
+            case = lab.case(f"{name}, {kind}", service)
+            yield both_ways(case, PLAIN.but(extensions=given, tags=tags))
     case = lab.case("headers come and go", service).open(PLAIN.but(extensions=(HOPS,)))
     case.reply(PLAIN.but(payload=b"", fields=case.first_answer()))
     yield case.forward("pinned", PLAIN.but(extensions=(ATOMIC,), fields=case.says()))
@@ -101,14 +100,15 @@ def extensions(lab, service):
 
 def hosts(lab, service):
     for name, given in TO_THE_HOST:
-        case = lab.case(name, service).established()
-        for macs, ends, fields in (
-            (case.macs_in, case.to_vip, case.says()),
-            (case.macs_from_backend, case.to_backend.back, case.answers()),
-        ):
-            shape = PLAIN.but(extensions=given, fields=fields)
-            case.passes(case.frame(macs, ends, shape), "not_tcp_udp")
-        yield case
+        for kind, tags in (("untagged", ()), *TAGS):
+            case = lab.case(f"{name}, {kind}", service).established()
+            for macs, ends, fields in (
+                (case.macs_in, case.to_vip, case.says()),
+                (case.macs_from_backend, case.to_backend.back, case.answers()),
+            ):
+                shape = PLAIN.but(extensions=given, fields=fields, tags=tags)
+                case.passes(case.frame(macs, ends, shape), "not_tcp_udp")
+            yield case
 
     for name, number in (("authentication", 51), ("ESP", 50), ("mobility", 135), ("HIP", 139),
                          ("no next header", 59), ("an unknown one", 253)):

@@ -5,7 +5,7 @@ goes in, the one that its receiver sent must come out.
 """
 
 from checksums import giving
-from lab import IPV4, IPV6, PLAIN, Raw, ether, ip, packet, plus
+from lab import IPV4, IPV6, PLAIN, TAGS, Raw, ether, ip, packet, plus
 from scapy.layers.inet import ICMP, IPOption_Router_Alert
 from scapy.layers.inet6 import (ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem,
                                 ICMPv6TimeExceeded)
@@ -31,7 +31,6 @@ KINDS = {
 QUOTED = (8, 16, 17, 18, 20, 28, 29)
 # As its sender saw it: some hops later.
 SEEN = PLAIN.but(ttl=57, payload=b"0123456789abcdef")
-TAGS = ((0x88A8, 100), (0x8100, 200))
 
 
 def router(family):
@@ -181,9 +180,10 @@ def quotes(lab, service, way):
 
 def shapes(lab, service, way):
     kind = KINDS[service.family][0][1]
-    case = lab.case(f"an error under tags, {way.name}", service).established()
-    way(case).sends(kind, outer=PLAIN.but(tags=TAGS))
-    yield way(case).sends(kind, outer=PLAIN.but(tags=TAGS[1:]), by=router(service.family))
+    for tag, tags in TAGS:
+        case = lab.case(f"an error, {tag}, {way.name}", service).established()
+        way(case).sends(kind, outer=PLAIN.but(tags=tags))
+        yield way(case).sends(kind, outer=PLAIN.but(tags=tags), by=router(service.family))
 
     # It is not the quoted packet's, though a checksum would stand there.
     case = lab.case(f"noise after the error, {way.name}", service).established()

@@ -14,6 +14,13 @@ from scapy.packet import Raw
 
 IPV4 = 0x0800
 IPV6 = 0x86DD
+# Pairs of EtherType and VLAN number, the outermost first.
+Q, AD = 0x8100, 0x88A8
+TAGS = (
+    ("802.1Q", ((Q, 7),)),
+    ("802.1ad", ((AD, 4000),)),
+    ("QinQ", ((AD, 100), (Q, 200))),
+)
 SYN, ACK, PUSH, RST, FIN = "S", "A", "PA", "R", "F"
 
 # Where the two ends begin to count. Any numbers do; they must only fit.
@@ -62,7 +69,7 @@ class Ends:
 class Shape:
     """Everything of a frame that translation leaves alone."""
 
-    # Pairs of EtherType and VLAN number, the outermost first.
+    # See TAGS.
     tags: tuple = ()
     # Of IPv4.
     options: tuple = ()

@@ -50,6 +50,16 @@ impl Target {
             .with_context(|| format!("no target `{name}`; there are: {}", names.join(", ")))
     }
 
+    /// One run, for fuzzers to which a panic is a finding.
+    ///
+    /// # Panics
+    /// Where something is found.
+    pub fn assert(&self, input: &[u8]) {
+        if let Err(why) = (self.check)(input) {
+            panic!("{}: {why}", self.name);
+        }
+    }
+
     /// The committed inputs, in the order of their names.
     ///
     /// # Errors
