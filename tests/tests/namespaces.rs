@@ -4,6 +4,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -176,17 +177,22 @@ fn connections_live_through_everything() {
     body().unwrap();
 }
 
-/// Breaks the canary under load; the daemon must take it out, and stable must
-/// see nothing of it.
-fn rolls_back(name: &str, fault: impl FnOnce(&mut Nginx) -> Result<()>) -> Result<BackendStatus> {
+/// Breaks the canary under load; the daemon must take it out, and stable, with
+/// the connections that it holds, must see nothing of it.
+fn rolls_back(
+    name: &str,
+    (service, vip): (&str, &str),
+    fault: impl FnOnce(&mut Nginx) -> Result<()>,
+) -> Result<BackendStatus> {
     let mut bed = Bed::new(name, "", "")?;
-    bed.daemon.cli(&["weight", "web", "20%"])?;
-    let load = Load::start(&bed.lab, address(VIP_V4), 400, u64::MAX);
+    bed.daemon.cli(&["weight", service, "20%"])?;
+    let held = Holders::start(&bed.lab, address(vip), 50, Duration::from_millis(100))?;
+    let load = Load::start(&bed.lab, address(vip), 400, u64::MAX);
     std::thread::sleep(Duration::from_secs(2));
-    ensure!(bed.configured("web")? > 0.0, "a good canary was taken out");
+    ensure!(bed.configured(service)? > 0.0, "a good canary was taken out");
     fault(bed.canary_server())?;
     wait_for("the rollback", Duration::from_secs(15), || {
-        bed.configured("web").is_ok_and(|split| split == 0.0)
+        bed.configured(service).is_ok_and(|split| split == 0.0)
     })?;
     std::thread::sleep(Duration::from_millis(500));
     let before = load.so_far();
@@ -198,18 +204,24 @@ fn rolls_back(name: &str, fault: impl FnOnce(&mut Nginx) -> Result<()>) -> Resul
         all.map(|(_, count)| count).sum::<u64>()
     };
     ensure!(failed(&after) == failed(&before), "failures go on: {after:?}");
+    let report = held.stop()?;
+    ensure!(report.on.len() == 3, "all three servers hold some: {:?}", report.on);
+    ensure!(report.moved == 0, "{report:?}");
+    ensure!(report.cut.iter().all(|cut| cut.server == "c1"), "stable's were cut: {report:?}");
     let status = bed.daemon.status()?;
-    ensure!(status.services[0].rollout.reason.contains("rolled back"), "{status:?}");
-    let stable = find(&status, "web", "stable")?.counters;
+    let rolled_back = status.services.iter().filter(|s| s.rollout.reason.contains("rolled back"));
+    let names: Vec<_> = rolled_back.map(|s| s.name.as_str()).collect();
+    ensure!(names == [service], "{status:?}");
+    let stable = find(&status, service, "stable")?.counters;
     ensure!(stable.refused + stable.resets_backend == 0, "{stable:?}");
-    let canary = find(&status, "web", "canary")?;
+    let canary = find(&status, service, "canary")?;
     bed.end()?;
     Ok(canary)
 }
 
 #[test]
 fn a_stopped_canary_is_taken_out() {
-    let canary = rolls_back("refuse", |server| {
+    let canary = rolls_back("refuse", ("web6", VIP_V6), |server| {
         server.stop();
         Ok(())
     });
@@ -218,7 +230,7 @@ fn a_stopped_canary_is_taken_out() {
 
 #[test]
 fn a_resetting_canary_is_taken_out() {
-    let canary = rolls_back("reset", |server| server.behave(Behaviour::Resetting));
+    let canary = rolls_back("reset", ("web", VIP_V4), |server| server.behave(Behaviour::Resetting));
     assert!(canary.unwrap().counters.resets_backend > 0);
 }
 
@@ -371,11 +383,21 @@ fn traffic_outlives_the_daemon() {
             bed.daemon.restart(&bed.lab)?;
             ensure!((bed.configured("web")? - 0.25).abs() < 1e-9, "the split was lost");
         }
+        let bpffs = bed.lab.bpffs().display().to_string();
+        let nobody = Path::new("/nowhere");
+        let detach = ["detach", "--bpffs", &bpffs];
+        let refused = bed.daemon.cli_with(nobody, &detach).map_err(|error| error.to_string());
+        let holder = format!("in use by a canary that runs as {}", bed.daemon.pid()?);
+        ensure!(refused.as_ref().is_err_and(|text| text.contains(&holder)), "{refused:?}");
         let report = load.stop()?;
         let total = report.values().sum();
         all_answered(&report, total)?;
         let report = holders.stop()?;
         ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        bed.daemon.kill();
+        let removed = bed.daemon.cli_with(nobody, &detach)?;
+        ensure!(removed.contains("detached from 4 interface(s)"), "{removed}");
+        bed.daemon.restart(&bed.lab)?;
         bed.end()
     };
     body().unwrap();

@@ -234,7 +234,7 @@ pub(super) fn detach(client: &Client, bpffs: &Path) -> Result<(), Failure> {
     let removed: Vec<String> = match client.post("/v1/detach") {
         Ok(removed) => removed,
         Err(ClientError::NoDaemon(_)) => {
-            dataplane::remove_pins(bpffs).map_err(anyhow::Error::from)?
+            dataplane::remove_unused_pins(bpffs).map_err(anyhow::Error::from)?
         }
         Err(error) => return Err(error.into()),
     };

@@ -104,12 +104,29 @@ impl Daemon {
         };
         daemon.recall(&saved, damaged);
         daemon.resolve_first().await;
-        daemon.apply().context("setting up the data plane")?;
-        for interface in daemon.config.interfaces.clone() {
-            daemon.attach(&interface)?;
+        if let Err(error) = daemon.set_up() {
+            daemon.forget_new_maps();
+            return Err(error);
         }
         daemon.save();
         Ok(daemon)
+    }
+
+    fn set_up(&mut self) -> Result<()> {
+        self.apply().context("setting up the data plane")?;
+        for interface in self.config.interfaces.clone() {
+            self.attach(&interface)?;
+        }
+        Ok(())
+    }
+
+    /// A start that fails leaves nothing behind that was not there before.
+    fn forget_new_maps(&mut self) {
+        if let Some(plane) = self.plane.take_if(|plane| !plane.adopted())
+            && let Err(error) = plane.remove_all()
+        {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Splits and drains as they were. What the maps hold counts most: it is

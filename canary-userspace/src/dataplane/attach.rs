@@ -149,7 +149,14 @@ impl Dataplane {
                 Err(error) => refusal = Some(error),
             }
         }
-        Err(refusal.unwrap_or_else(|| DataplaneError::NoInterface(interface.to_owned())))
+        let interface = interface.to_owned();
+        Err(match (refusal, mode) {
+            (Some(refusal), config::XdpMode::Native) => {
+                DataplaneError::NoNative { interface, refusal: Box::new(refusal) }
+            }
+            (Some(refusal), _) => refusal,
+            (None, _) => DataplaneError::NoInterface(interface),
+        })
     }
 
     fn attach_as(

@@ -2,8 +2,12 @@
 
 use std::{
     ffi::CString,
-    fs, io,
-    os::unix::ffi::OsStrExt as _,
+    fs::{self, File},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -61,6 +65,51 @@ pub(super) fn link_path(bpffs: &Path, interface: &str, native: bool) -> PathBuf 
     bpffs.join(format!("link_{mode}_{}", interface.replace('%', "%25").replace('.', "%2e")))
 }
 
+/// The sole right to what is pinned in a directory; goes with the process.
+#[derive(Debug)]
+pub(super) struct PinsLock(#[expect(dead_code, reason = "held, not used")] File);
+
+impl PinsLock {
+    /// # Errors
+    /// Where another process has it.
+    pub(super) fn take(bpffs: &Path) -> Result<Self, DataplaneError> {
+        let doing = || format!("opening {}", bpffs.display());
+        let directory = File::open(bpffs).context(doing)?;
+        // SAFETY: a descriptor of ours.
+        if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let inode = directory.metadata().context(doing)?.ino();
+            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+            let holder = holder_of(&locks, inode).map_or(String::new(), |pid| format!(" as {pid}"));
+            return Err(DataplaneError::InUse { path: bpffs.to_owned(), holder });
+        }
+        Ok(Self(directory))
+    }
+}
+
+/// The process with a lock on an inode, from lines of /proc/locks such as
+/// `1: FLOCK  ADVISORY  WRITE 1234 00:1c:5678 0 EOF`.
+fn holder_of(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let kind = fields.next()?;
+        let pid = fields.nth(2)?.parse().ok()?;
+        let at: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
+        (kind == "FLOCK" && at == inode).then_some(pid)
+    })
+}
+
+/// [`remove_pins`], unless a process uses them.
+///
+/// # Errors
+/// Where a daemon runs on them, or a file cannot be removed.
+pub fn remove_unused_pins(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
+    if !bpffs.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = PinsLock::take(bpffs)?;
+    remove_pins(bpffs)
+}
+
 /// Removes everything pinned in the directory, and it: links first, so that no
 /// program runs on maps that go. What was removed. The kernel frees what nobody
 /// else holds.
@@ -68,10 +117,17 @@ pub(super) fn link_path(bpffs: &Path, interface: &str, native: bool) -> PathBuf 
 /// # Errors
 /// Where a file cannot be removed; those before it are gone.
 pub fn remove_pins(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
-    let doing = || format!("removing what is pinned in {}", bpffs.display());
     if !bpffs.exists() {
         return Ok(Vec::new());
     }
+    let names = unpin(bpffs)?;
+    fs::remove_dir(bpffs).context(|| format!("removing {}", bpffs.display()))?;
+    Ok(names)
+}
+
+/// Removes all that is pinned in the directory, but not it.
+pub(super) fn unpin(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
+    let doing = || format!("removing what is pinned in {}", bpffs.display());
     let mut names: Vec<_> = fs::read_dir(bpffs)
         .context(doing)?
         .filter_map(Result::ok)
@@ -81,6 +137,5 @@ pub fn remove_pins(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
     for name in &names {
         fs::remove_file(bpffs.join(name)).context(doing)?;
     }
-    fs::remove_dir(bpffs).context(doing)?;
     Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }

@@ -4,8 +4,8 @@ use std::{error::Error, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
     /// An operation on a map, program or link, and the kernel's or aya's word.
-    #[error("{doing}: {source}")]
-    Operation { doing: String, source: Box<dyn Error + Send + Sync> },
+    #[error("{doing}: {reason}")]
+    Operation { doing: String, reason: Box<dyn Error + Send + Sync> },
     #[error("the eBPF object has no program {0}")]
     NoProgram(String),
     #[error("the eBPF object has no map {0}, or one of another type")]
@@ -21,6 +21,11 @@ pub enum DataplaneError {
          a directory on one"
     )]
     NotBpffs { path: PathBuf },
+    #[error(
+        "{path} is in use by a canary that runs{holder}; stop that one first, or talk to it \
+         (`--socket`), or use another directory (`bpffs` of the configuration)"
+    )]
+    InUse { path: PathBuf, holder: String },
     #[error("interface {0} does not exist")]
     NoInterface(String),
     #[error(
@@ -28,6 +33,11 @@ pub enum DataplaneError {
          remove it with `ip link set {interface} xdp off` (or stop what attached it) first"
     )]
     Busy { interface: String },
+    #[error(
+        "the driver of {interface} has no native XDP ({refusal}); set `xdp_mode = \"auto\"` or \
+         `xdp_mode = \"generic\"`, which is slower"
+    )]
+    NoNative { interface: String, refusal: Box<DataplaneError> },
 }
 
 /// Adds what was being done to an error.
@@ -42,10 +52,14 @@ impl<T, E: Error + Send + Sync + 'static> Context<T> for Result<T, E> {
             let mut text = error.to_string();
             let mut source = error.source();
             while let Some(inner) = source {
-                text = format!("{text}: {inner}");
+                // Some of them repeat their source in their own text.
+                let said = inner.to_string();
+                if !text.ends_with(&said) {
+                    text = format!("{text}: {said}");
+                }
                 source = inner.source();
             }
-            DataplaneError::Operation { doing: doing().into(), source: text.into() }
+            DataplaneError::Operation { doing: doing().into(), reason: text.into() }
         })
     }
 }

@@ -44,6 +44,7 @@ const OVERFLOW_SHARE: u32 = 8;
 
 pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     bpffs::prepare(&options.bpffs)?;
+    let lock = bpffs::PinsLock::take(&options.bpffs)?;
     let earlier = earlier_settings(&options.bpffs)?;
     let adopted = earlier.is_some();
     let buckets = match earlier_buckets(&options.bpffs)? {
@@ -58,7 +59,8 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     let mut ebpf = load_object(options, &settings.keys, hz, buckets)?;
     let program = load_programs(&mut ebpf)?;
     let log = if options.log { Some(start_log(&mut ebpf)?) } else { None };
-    let plane = assemble(ebpf, options, Loaded { program, adopted, hz, buckets, log, settings })?;
+    let plane =
+        assemble(ebpf, options, Loaded { program, adopted, hz, buckets, log, settings, lock })?;
     if !adopted {
         plane.settings.write(0, &settings);
     }
@@ -73,6 +75,7 @@ struct Loaded {
     buckets: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     settings: Settings,
+    lock: bpffs::PinsLock,
 }
 
 fn assemble(
@@ -111,6 +114,7 @@ fn assemble(
         shared_cells,
         links: Vec::new(),
         log: loaded.log,
+        _lock: loaded.lock,
         ebpf,
     })
 }
@@ -182,8 +186,7 @@ fn earlier_settings(bpffs: &Path) -> Result<Option<Settings>, DataplaneError> {
     let settings = Mapping::<Settings>::new(fd(&map), 1).context(doing)?.read(0);
     // A daemon that was killed while it made the maps left them unused.
     if settings.abi == 0 {
-        super::remove_pins(bpffs)?;
-        super::bpffs::prepare(bpffs)?;
+        super::bpffs::unpin(bpffs)?;
         return Ok(None);
     }
     if settings.abi == ABI { Ok(Some(settings)) } else { Err(other(settings.abi)) }
@@ -217,7 +220,7 @@ fn new_settings() -> Result<Settings, DataplaneError> {
     let mut secret = [0; 24];
     getrandom::fill(&mut secret).map_err(|error| DataplaneError::Operation {
         doing: "drawing the flow table's secret".to_owned(),
-        source: error.to_string().into(),
+        reason: error.to_string().into(),
     })?;
     let mut keys = HashKeys::default();
     for (word, bytes) in keys.words.iter_mut().zip(secret.chunks_exact(4)) {

@@ -21,7 +21,7 @@ use canary_common::{
 };
 
 pub use attach::Attachment;
-pub use bpffs::remove_pins;
+pub use bpffs::{remove_pins, remove_unused_pins};
 pub use error::DataplaneError;
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
 
@@ -67,6 +67,7 @@ pub struct Dataplane {
     shared_cells: Mapping<SharedCell>,
     links: Vec<(Attachment, PinnedLink)>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    _lock: bpffs::PinsLock,
 }
 
 impl std::fmt::Debug for Dataplane {

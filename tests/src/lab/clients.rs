@@ -170,8 +170,8 @@ impl Load {
     ///
     /// # Errors
     /// Where a thread could not do its work.
-    pub fn finish(self) -> Result<LoadReport> {
-        for thread in self.threads {
+    pub fn finish(mut self) -> Result<LoadReport> {
+        for thread in std::mem::take(&mut self.threads) {
             thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
         }
         Ok(self.outcomes.lock().map(|outcomes| outcomes.clone()).unwrap_or_default())
@@ -187,11 +187,31 @@ impl Load {
     }
 }
 
+/// A test that fails half-way must not leave clients behind: they hold the lab.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
 /// Keep-alive connections that are opened once and never again.
 #[derive(Debug)]
 pub struct Holders {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<HoldersReport>>,
+    /// There until it is waited for.
+    thread: Option<JoinHandle<Result<HoldersReport>>>,
+}
+
+impl Drop for Holders {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
 }
 
 /// What became of them.
@@ -237,7 +257,7 @@ impl Holders {
             ready.send(()).ok();
             Ok(hold(held, every, &stopping))
         });
-        let holders = Self { stop, thread };
+        let holders = Self { stop, thread: Some(thread) };
         if opened.recv().is_ok() {
             return Ok(holders);
         }
@@ -249,9 +269,10 @@ impl Holders {
     ///
     /// # Errors
     /// Where the thread could not do its work.
-    pub fn stop(self) -> Result<HoldersReport> {
+    pub fn stop(mut self) -> Result<HoldersReport> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow::anyhow!("the keep-alive client panicked"))?
+        let thread = self.thread.take().context("stopped twice")?;
+        thread.join().map_err(|_| anyhow::anyhow!("the keep-alive client panicked"))?
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -98,6 +98,14 @@ impl Daemon {
         self.process = None;
     }
 
+    /// Its process number.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.process.as_ref().map(Process::pid).context("the daemon does not run")
+    }
+
     /// Over the API, as fast as it goes.
     ///
     /// # Errors
@@ -111,11 +119,16 @@ impl Daemon {
     /// # Errors
     /// With what it printed, where it fails.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.binary)
-            .arg("--socket")
-            .arg(&self.socket)
-            .args(arguments)
-            .output()?;
+        self.cli_with(&self.socket, arguments)
+    }
+
+    /// The same, asking at another socket.
+    ///
+    /// # Errors
+    /// As [`Daemon::cli`].
+    pub fn cli_with(&self, socket: &Path, arguments: &[&str]) -> Result<String> {
+        let output =
+            Command::new(&self.binary).arg("--socket").arg(socket).args(arguments).output()?;
         ensure!(
             output.status.success(),
             "canary {}: {}",

@@ -32,6 +32,9 @@ use owner::Claim;
 
 /// Hosts behind the balancer, in the order of their networks.
 pub const HOSTS: [&str; 4] = ["client", "s1", "s2", "c1"];
+/// What a lab and its tests run.
+const TOOLS: [&str; 8] =
+    ["ip", "nsenter", "ethtool", "sysctl", "nginx", "curl", "promtool", "prometheus-node-exporter"];
 /// What clients connect to.
 pub const VIP_V4: &str = "203.0.113.10:80";
 pub const VIP_V6: &str = "[2001:db8:cafe::10]:80";
@@ -86,6 +89,12 @@ impl Lab {
         // SAFETY: no arguments, no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         ensure!(root, "the lab makes network namespaces: run this as root");
+        let missing: Vec<_> = TOOLS.into_iter().filter(|tool| !is_installed(tool)).collect();
+        ensure!(
+            missing.is_empty(),
+            "the lab needs {}: install with `cargo xtask setup`",
+            missing.join(", ")
+        );
         let site = Site::of(name);
         let claim = Claim::take(&site.prefix)?;
         site.clear();
@@ -341,6 +350,12 @@ impl Site {
         left.extend(paths.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
         left
     }
+}
+
+/// Whether a program is on the path.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// A process that ends with its owner.
