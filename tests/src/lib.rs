@@ -3,6 +3,7 @@
 
 pub mod demo;
 pub mod frame;
+pub mod fuzz;
 pub mod lab;
 pub mod model;
 pub mod netns;

@@ -36,7 +36,7 @@ impl Tool {
     }
 }
 
-const TOOLS: [Tool; 12] = [
+const TOOLS: [Tool; 13] = [
     Tool::new(&["cc"], "gcc", "your system's C compiler, package gcc", "linking"),
     Tool::new(&["ip"], "iproute2", "package iproute2, or iproute", "network namespaces"),
     Tool::new(&["ethtool"], "ethtool", "package ethtool", "checksum offload of veths"),
@@ -48,6 +48,12 @@ const TOOLS: [Tool; 12] = [
     Tool::new(&["wrk"], "wrk", "package wrk, or https://github.com/wg/wrk", "load"),
     Tool::new(&["hey"], "hey", "`go install github.com/rakyll/hey@latest`", "load"),
     Tool::new(&["promtool"], "prometheus", "https://prometheus.io/download/", "checking metrics"),
+    Tool::new(
+        &["scapy3", "scapy"],
+        "python3-scapy",
+        "package python3-scapy, or `pip install scapy`",
+        "an independent witness of packets",
+    ),
     Tool::new(
         &["prometheus-node-exporter", "node_exporter"],
         "prometheus-node-exporter",
