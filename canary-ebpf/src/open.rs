@@ -3,9 +3,7 @@
 //! It parses again what the pinned path parsed: the two are functions of their
 //! own, so that neither one's stack and states weigh on the other.
 
-use canary_common::{
-    BackendFlags, FlowFlags, FlowState, Hashed, Reason, Service, Timeouts, WeightTable,
-};
+use canary_common::{FlowFlags, FlowState, Hashed, Reason, Service, Timeouts, WeightTable};
 
 use crate::{
     counters,
@@ -13,7 +11,7 @@ use crate::{
     maps::hash_keys,
     packet::Packet,
     parse::{Parsed, Transport, parse, segment},
-    path::{Verdict, key_of, service_of, towards_backend},
+    path::{Verdict, key_of, reachable, service_of, towards_backend},
     pick::{self, NoPick, Pick, pick},
     tcp::Event,
 };
@@ -50,7 +48,7 @@ pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
             NoPick::Collision => Reason::Collision,
         })?,
     };
-    if picked.backend.flags & BackendFlags::RESOLVED == 0 {
+    if !reachable(picked.backend) {
         return Err(Reason::Unresolved);
     }
     let Some(beginning) = beginning(&parsed, &service.timeouts) else {
@@ -99,6 +97,9 @@ fn pin(
         return towards_backend(parsed, backend, cell, Event::None, Reason::Unpinned, ingress);
     }
     let backend = pick::backend(inserted.backend, new.key.service).ok_or(Reason::Internal)?;
+    if !reachable(backend) {
+        return Err(Reason::Unresolved);
+    }
     towards_backend(parsed, backend, inserted.cell, Event::None, Reason::Pinned, ingress)
 }
 

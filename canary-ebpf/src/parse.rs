@@ -183,7 +183,7 @@ fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
     let parsed = Parsed { ethernet, ip: Ip::V6(ip), transport };
     // Nobody's on the wire (RFC 4291, 2.5.5.2), and ours for IPv4: it must not
     // pass for an IPv4 service's or backend's.
-    if parsed.source().is_v4() || parsed.destination().is_v4() {
+    if parsed.source().is_v4() | parsed.destination().is_v4() {
         return Err(Reason::NotOurs);
     }
     Ok(parsed)

@@ -94,14 +94,8 @@ fn from_client(
     if let Some(mut pin) = flows::find(&key, hash, now)
         && let Some(backend) = pick::backend(pin.backend, number)
     {
-        // Before the state moves: what goes to the host leaves no trace.
-        if backend.flags & BackendFlags::RESOLVED == 0 {
-            return match step(pin.tracked(), parsed, By::Client).1 {
-                Event::Reopened => Ok(None),
-                _ => Err(Reason::Unresolved),
-            };
-        }
-        let event = follow(&mut pin, parsed, By::Client, &service.timeouts, now);
+        let next_hop = reachable(backend);
+        let event = follow(&mut pin, parsed, By::Client, next_hop, &service.timeouts, now)?;
         if !matches!(event, Event::Reopened) {
             return towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
                 .map(Some);
@@ -145,25 +139,43 @@ enum By {
     Backend,
 }
 
-/// Takes a pinned flow's state along; the caller books the event.
+/// Whether packets can go to a backend.
 #[inline(always)]
-fn follow(pin: &mut Pin, parsed: &Parsed, by: By, timeouts: &Timeouts, now: u32) -> Event {
+pub fn reachable(backend: &Backend) -> bool {
+    backend.flags & BackendFlags::RESOLVED != 0
+}
+
+/// Takes a pinned flow's state along; the caller books the event. What has no
+/// next hop goes to the host and leaves no trace, and what begins anew leaves
+/// the flow that it ends as it is.
+#[inline(always)]
+fn follow(
+    pin: &mut Pin,
+    parsed: &Parsed,
+    by: By,
+    next_hop: bool,
+    timeouts: &Timeouts,
+    now: u32,
+) -> Result<Event, Reason> {
     for _ in 0..COMMIT_TRIES {
         let (next, event) = step(pin.tracked(), parsed, by);
+        if matches!(event, Event::Reopened) {
+            return Ok(event);
+        }
+        if !next_hop {
+            return Err(Reason::Unresolved);
+        }
         if pin.commit(&next) {
-            // What begins anew does not lengthen what it ends.
-            if !matches!(event, Event::Reopened)
-                && let Some(timeout) = renewed_timeout(next.state, timeouts)
-            {
+            if let Some(timeout) = renewed_timeout(next.state, timeouts) {
                 pin.extend(timeout, now);
             }
-            return event;
+            return Ok(event);
         }
         if !pin.again() {
             break;
         }
     }
-    Event::None
+    Ok(Event::None)
 }
 
 #[inline(always)]
@@ -209,6 +221,7 @@ fn book(event: Event, cell: &mut Cell) {
     }
 }
 
+/// To a backend that is [`reachable`].
 #[inline(always)]
 pub fn towards_backend(
     parsed: &Parsed,
@@ -218,9 +231,6 @@ pub fn towards_backend(
     reason: Reason,
     ingress: u32,
 ) -> Result<Verdict, Reason> {
-    if backend.flags & BackendFlags::RESOLVED == 0 {
-        return Err(Reason::Unresolved);
-    }
     let action = out(backend.ifindex, ingress)?;
     if let Some(cell) = counters::cell(cell) {
         cell.packets_in += 1;
@@ -255,7 +265,7 @@ fn towards_client(
     let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
-    let event = follow(&mut pin, parsed, By::Backend, &service.timeouts, now);
+    let event = follow(&mut pin, parsed, By::Backend, true, &service.timeouts, now)?;
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();

@@ -22,10 +22,24 @@ const CONNECTIONS: u32 = 1_000_000;
 
 fn main() -> Result<()> {
     in_new_namespace(["cny-a", "cny-b"], || {
+        verified()?;
         costs(false)?;
         costs(true)?;
         splits()
     })
+}
+
+/// What the programs cost the kernel's verifier (Linux 5.16 tells).
+fn verified() -> Result<()> {
+    let mut plane = Plane::new(1024)?;
+    let plane = plane.get();
+    for program in [plane.program(), "canary_where"] {
+        match plane.xdp(program)?.info()?.verified_instruction_count() {
+            Some(count) => println!("{program}: {count} verified instructions"),
+            None => println!("{program}: this kernel does not count verified instructions"),
+        }
+    }
+    Ok(())
 }
 
 /// A backend that *is* the VIP: translating changes nothing but the TTL, so
