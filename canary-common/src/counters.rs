@@ -1,68 +1,126 @@
 //! What is counted, and why a packet left the way it did.
 
-/// Counters of one backend in one epoch, one record per CPU. The first line
-/// is all that a packet of an established flow touches.
-/// Bytes are IP bytes: headers and payload, without the Ethernet frame.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cell {
-    /// Towards the backend.
-    pub packets_in: u64,
-    pub bytes_in: u64,
-    /// Towards the client.
-    pub packets_out: u64,
-    pub bytes_out: u64,
-    /// Flows born here: a SYN or a first datagram. Flows first seen in the
-    /// middle are in `midstream` instead: they say nothing of the version.
-    pub connections: u64,
-    /// Handshakes done (TCP), or answered (UDP).
-    pub established: u64,
-    /// Flows taken over in the middle.
-    pub midstream: u64,
-    /// RST by the backend before the handshake was done.
-    pub refused: u64,
-    /// RST by the backend, by the client, after it.
-    pub resets_backend: u64,
-    pub resets_client: u64,
-    /// SYNs seen again.
-    pub syn_retransmits: u64,
-    /// Flows that ended with a FIN each way.
-    pub closed: u64,
-    pub reserved: [u64; 4],
+/// A record of counters: its fields' names, sums and numbers follow from one
+/// list.
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)+ }) => {
+        $(#[$doc])*
+        #[repr(C, align(8))]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$field_doc])* pub $field: u64,)+ }
+
+        impl $name {
+            /// The fields' names, in their order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($field),)+];
+
+            /// Sum, field by field.
+            pub const fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)+
+            }
+
+            /// What came on top of `before`, field by field.
+            #[must_use]
+            pub const fn since(&self, before: &Self) -> Self {
+                Self { $($field: self.$field - before.$field,)+ }
+            }
+
+            /// A field by its name.
+            #[must_use]
+            pub fn field_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name {
+                    $(stringify!($field) => Some(&mut self.$field),)+
+                    _ => None,
+                }
+            }
+
+            /// The fields' values, in their order.
+            pub fn values(&self) -> impl Iterator<Item = u64> {
+                [$(self.$field,)+].into_iter()
+            }
+        }
+
+        const _: () = assert!(size_of::<$name>() == 8 * $name::NAMES.len());
+    };
 }
 
-const _: () = assert!(size_of::<Cell>() == 128);
-
-impl Cell {
-    /// Sum, field by field.
-    pub fn add(&mut self, other: &Self) {
-        self.packets_in += other.packets_in;
-        self.bytes_in += other.bytes_in;
-        self.packets_out += other.packets_out;
-        self.bytes_out += other.bytes_out;
-        self.connections += other.connections;
-        self.established += other.established;
-        self.midstream += other.midstream;
-        self.refused += other.refused;
-        self.resets_backend += other.resets_backend;
-        self.resets_client += other.resets_client;
-        self.syn_retransmits += other.syn_retransmits;
-        self.closed += other.closed;
+counters! {
+    /// Counters of one backend in one epoch, one record per CPU. The first line
+    /// is all that a packet of an established flow touches.
+    /// Bytes are IP bytes: headers and payload, without the Ethernet frame.
+    Cell {
+        /// Towards the backend.
+        packets_in,
+        bytes_in,
+        /// Towards the client.
+        packets_out,
+        bytes_out,
+        /// Flows born here: a SYN or a first datagram. Flows first seen in the
+        /// middle are in `midstream` instead: they say nothing of the version.
+        connections,
+        /// Handshakes done (TCP), or answered (UDP).
+        established,
+        /// Flows taken over in the middle.
+        midstream,
+        /// RST by the backend before the handshake was done.
+        refused,
+        /// RST after it and before a FIN each way, each flow once: by whom.
+        resets_backend,
+        resets_client,
+        /// Those of them where data had been sent.
+        resets_backend_after_data,
+        resets_client_after_data,
+        /// RST after a FIN each way, each flow once: nobody's failure.
+        resets_backend_after_fin,
+        resets_client_after_fin,
+        /// RST segments with a sequence number far outside of any window: not
+        /// believed, the flow goes on.
+        resets_backend_implausible,
+        resets_client_implausible,
+        /// SYNs seen again.
+        syn_retransmits,
+        /// Data segments that begin below the highest sequence number seen:
+        /// sent again, or overtaken on the way.
+        retransmits_backend,
+        retransmits_client,
+        /// Segments that offer a window of 0: by whom.
+        zero_windows_backend,
+        zero_windows_client,
+        /// HTTP/1.x responses in the clear, by class of their status.
+        http_1xx,
+        http_2xx,
+        http_3xx,
+        http_4xx,
+        http_5xx,
+        /// Flows with at least one 5xx.
+        connections_5xx,
+        /// Flows with a fatal TLS alert in the clear: by whom.
+        tls_alerts_backend,
+        tls_alerts_client,
+        /// Flows that ended with a FIN each way.
+        closed,
+        reserved0,
+        reserved1,
     }
 }
 
-/// The part of a cell that both sides write (atomic adds): whoever finds a
-/// handshake that nobody answered, the program reusing its way or the daemon
-/// sweeping, takes the way and counts it, so it is counted once.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SharedCell {
-    pub handshake_timeouts: u64,
-    /// Half-open flows that had to make room for a new one.
-    pub evicted: u64,
+const _: () = assert!(size_of::<Cell>() == 256);
+
+counters! {
+    /// The part of a cell that both sides write (atomic adds): whoever finds a
+    /// flow whose time is over, the program reusing its way or the daemon
+    /// sweeping, takes the way and counts it, so it is counted once.
+    SharedCell {
+        handshake_timeouts,
+        /// Half-open flows that had to make room for a new one.
+        evicted,
+        /// Established flows that went silent while the client waited for an
+        /// answer to what it had sent.
+        idle_cuts,
+        reserved0,
+    }
 }
 
-const _: () = assert!(size_of::<SharedCell>() == 16);
+const _: () = assert!(size_of::<SharedCell>() == 32);
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)+) => {

@@ -91,8 +91,15 @@ impl FlowFlags {
     pub const MIDSTREAM: u16 = 8;
     /// Booked as a failure already.
     pub const BAD: u16 = 16;
-    /// Closed by a RST.
+    /// Closed by a RST, or one came after both FINs.
     pub const RESET: u16 = 32;
+    /// A side has sent data.
+    pub const DATA: u16 = 64;
+    /// A response with status 5xx was seen.
+    pub const HTTP_5XX: u16 = 128;
+    /// A fatal TLS alert was seen.
+    pub const ALERT_CLIENT: u16 = 256;
+    pub const ALERT_BACKEND: u16 = 512;
 }
 
 /// The word that decides a way: bits 0–7 state, 8–23 flags, 24–39 generation,
@@ -184,15 +191,37 @@ pub struct Flow {
     /// How a reply's frame begins: to the client's side, from this host.
     pub reply_frame: FrameAddresses,
     /// Host byte order. Until the handshake is done the client's initial
-    /// sequence number, then about the highest the client has sent.
+    /// sequence number, then the next one the client will send.
     pub client_seq: u32,
-    /// Host byte order. The backend's initial sequence number plus one, then
-    /// about the highest the backend has sent.
+    /// Host byte order. The next sequence number the backend will send.
     pub backend_seq: u32,
-    pub reserved: u32,
+    /// Since when the client waits: for the SYN-ACK, then for the answer to
+    /// what it sent. In [`crate::Ticks`]; 0 while it waits for nothing.
+    pub waiting_since: u32,
 }
 
 const _: () = assert!(size_of::<Flow>() == 64);
+
+impl Flow {
+    /// Whether a flow whose time ended in this state was a handshake that
+    /// nobody answered: of those whose beginning was seen.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_unanswered(ctl: Ctl) -> bool {
+        const OTHERWISE: u16 =
+            FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD | FlowFlags::RESET;
+        matches!(ctl.state(), FlowState::HalfOpen) && ctl.flags() & OTHERWISE == 0
+    }
+
+    /// Whether it was cut while its client waited for an answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_cut(ctl: Ctl, waiting_since: u32) -> bool {
+        matches!(ctl.state(), FlowState::Established)
+            && waiting_since != 0
+            && !ctl.has(FlowFlags::MIDSTREAM)
+    }
+}
 
 /// One bucket: its ways side by side.
 #[repr(C, align(64))]

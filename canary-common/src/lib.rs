@@ -12,6 +12,7 @@ mod directory;
 mod flow;
 mod hash;
 mod service;
+mod signals;
 mod where_answer;
 
 pub use address::{Address, FrameAddresses, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
@@ -24,11 +25,12 @@ pub use hash::{HashKeys, Hashed, pick_hash};
 pub use service::{
     Backend, BackendFlags, MAX_SPLIT, Service, ServiceFlags, Split, Timeouts, Track, WeightTable,
 };
+pub use signals::{Histogram, Latencies, Signals, Ticks};
 pub use where_answer::WhereAnswer;
 
 /// Version of every layout in this crate. Pinned maps carry it (in
 /// [`Settings`]); a daemon that finds another value does not touch the maps.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Services a host can have: directory and map sizes follow from it.
 pub const MAX_SERVICES: u32 = 512;
@@ -76,8 +78,8 @@ const _: () = assert!(size_of::<Settings>() == 48);
 #[cfg(feature = "aya")]
 mod pod {
     use super::{
-        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, HashKeys, Service, Settings,
-        SharedCell, WhereAnswer,
+        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, HashKeys, Latencies, Service,
+        Settings, SharedCell, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -93,6 +95,7 @@ mod pod {
         Flow,
         FlowKey,
         HashKeys,
+        Latencies,
         Service,
         Settings,
         SharedCell,

@@ -163,7 +163,8 @@ pub struct Service {
     pub reserved0: u8,
     /// [`ServiceFlags`].
     pub flags: u16,
-    pub reserved1: u16,
+    /// [`crate::Signals`] that are read for this service.
+    pub signals: u16,
     pub timeouts: Timeouts,
     pub reserved2: [u32; 3],
     /// Keys of the pick, the same on every host with the same configuration.

@@ -60,6 +60,25 @@ pub unsafe fn add(word: *mut u64, value: u64) {
     }
 }
 
+/// The same number, of which the compiler knows nothing any more: a check of
+/// its bounds stays where the verifier, which knows less, needs it.
+#[inline(always)]
+pub fn unknown(number: usize) -> usize {
+    #[allow(unused_mut, reason = "only the BPF target changes it")]
+    let mut number = number;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the number stays what it was. An instruction, and not a comment,
+    // for one of no length has no place in the line information.
+    unsafe {
+        core::arch::asm!(
+            "{number} = {number}",
+            number = inout(reg) number,
+            options(pure, nomem, nostack),
+        );
+    }
+    number
+}
+
 /// See above.
 ///
 /// # Safety

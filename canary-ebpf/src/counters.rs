@@ -1,10 +1,13 @@
 //! Where things are counted.
 
-use canary_common::{Cell, Reason};
+use core::{mem::offset_of, ptr::addr_of_mut};
+
+use canary_common::{Cell, Histogram, Latencies, Reason};
 
 use crate::{
     atomic,
-    maps::{CELLS, REASONS, SHARED_CELLS},
+    maps::{CELLS, LATENCIES, REASONS, SHARED_CELLS},
+    tcp::Told,
 };
 
 /// This CPU's counters of a cell.
@@ -23,12 +26,71 @@ pub fn reason(reason: Reason) {
     }
 }
 
+/// Books what a packet told. Most tell nothing.
+#[inline(always)]
+pub fn book(cell: u16, told: Told) {
+    if told.is_booked() {
+        canary_book(u32::from(cell), told.0);
+    }
+}
+
+/// A function of its own to the verifier, which walks each bit's two ways.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn canary_book(cell: u32, told: u64) -> u32 {
+    let told = Told(told);
+    if let Some(counts) = CELLS.get_ptr_mut(cell) {
+        let counts = counts.cast::<u64>();
+        for number in 0..Cell::NAMES.len() {
+            if told.counts(number) {
+                // SAFETY: a field of a live map value that no other CPU
+                // touches.
+                unsafe { *counts.add(number) += 1 };
+            }
+        }
+    }
+    if told.has(Told::HANDSHAKE) {
+        book_wait(cell, offset_of!(Latencies, handshake), told.waited());
+    }
+    if told.has(Told::FIRST_BYTE) {
+        book_wait(cell, offset_of!(Latencies, first_byte), told.waited());
+    }
+    0
+}
+
+/// A wait of so many ticks is over.
+#[inline(always)]
+fn book_wait(cell: u32, which: usize, ticks: u32) {
+    let Some(latencies) = LATENCIES.get_ptr_mut(cell) else { return };
+    // SAFETY: a live map value; `which` is one of its histograms.
+    let histogram = unsafe { latencies.byte_add(which) }.cast::<Histogram>();
+    let bucket = atomic::unknown(Histogram::bucket(ticks));
+    if bucket >= Histogram::BUCKETS {
+        return;
+    }
+    // SAFETY: inside the histogram, by the line above.
+    unsafe {
+        atomic::add(addr_of_mut!((*histogram).sum), u64::from(ticks));
+        let counts = addr_of_mut!((*histogram).counts).cast::<u64>();
+        atomic::add(counts.add(bucket), 1);
+    }
+}
+
 /// A half-open flow made room for another.
 #[inline(always)]
 pub fn evicted(cell: u16) {
     if let Some(shared) = SHARED_CELLS.get_ptr_mut(u32::from(cell)) {
         // SAFETY: a live map value.
         unsafe { atomic::add(&raw mut (*shared).evicted, 1) };
+    }
+}
+
+/// An established flow's time ended while its client waited.
+#[inline(always)]
+pub fn idle_cut(cell: u16) {
+    if let Some(shared) = SHARED_CELLS.get_ptr_mut(u32::from(cell)) {
+        // SAFETY: a live map value.
+        unsafe { atomic::add(&raw mut (*shared).idle_cuts, 1) };
     }
 }
 

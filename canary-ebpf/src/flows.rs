@@ -10,7 +10,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use canary_common::{
-    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, FrameAddresses, Hashed, WAYS, deadline_passed,
+    Bucket, Ctl, Flow, FlowKey, FlowState, FrameAddresses, Hashed, WAYS, deadline_passed,
 };
 
 use crate::{
@@ -60,13 +60,14 @@ pub struct NewFlow {
     pub client_ifindex: u32,
     pub reply_frame: FrameAddresses,
     pub client_seq: u32,
+    pub waiting_since: u32,
     /// A [`FlowState`].
     pub state: u16,
     /// [`FlowFlags`].
     pub flags: u16,
 }
 
-const _: () = assert!(size_of::<NewFlow>() == 52);
+const _: () = assert!(size_of::<NewFlow>() == 56);
 
 /// What came of an insertion.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +168,14 @@ impl Pin {
     #[inline(always)]
     pub fn tracked(&self) -> Tracked {
         let (client_seq, backend_seq) = self.seqs();
-        Tracked { state: self.ctl.state(), flags: self.ctl.flags(), client_seq, backend_seq }
+        Tracked {
+            state: self.ctl.state(),
+            flags: self.ctl.flags(),
+            client_seq,
+            backend_seq,
+            waiting_since: self.waiting_since(),
+            reserved: 0,
+        }
     }
 
     #[inline(always)]
@@ -178,28 +186,37 @@ impl Pin {
         (client, unsafe { atomic::load(&raw const (*self.flow).backend_seq) })
     }
 
-    /// Writes what a segment changed. `false`: another CPU changed the state
-    /// at the same time; read it again with [`Pin::again`].
     #[inline(always)]
-    pub fn commit(&mut self, next: &Tracked) -> bool {
-        let (client_seq, backend_seq) = self.seqs();
-        if next.client_seq != client_seq {
+    fn waiting_since(&self) -> u32 {
+        // SAFETY: a live map value.
+        unsafe { atomic::load(&raw const (*self.flow).waiting_since) }
+    }
+
+    /// Writes what a packet changed of the record as [`Pin::tracked`] gave it.
+    /// `false`: another CPU changed the state at the same time; read it again
+    /// with [`Pin::again`].
+    #[inline(always)]
+    pub fn commit(&mut self, before: &Tracked, next: &Tracked) -> bool {
+        let ctl = self.ctl.with(next.state, next.flags);
+        if ctl != self.ctl {
+            if !exchange(self.flow, self.ctl, ctl) {
+                return false;
+            }
+            self.ctl = ctl;
+        }
+        if next.client_seq != before.client_seq {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).client_seq, next.client_seq) };
         }
-        if next.backend_seq != backend_seq {
+        if next.backend_seq != before.backend_seq {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).backend_seq, next.backend_seq) };
         }
-        let ctl = self.ctl.with(next.state, next.flags);
-        if ctl == self.ctl {
-            return true;
+        if next.waiting_since != before.waiting_since {
+            // SAFETY: a live map value.
+            unsafe { atomic::store(&raw mut (*self.flow).waiting_since, next.waiting_since) };
         }
-        let done = exchange(self.flow, self.ctl, ctl);
-        if done {
-            self.ctl = ctl;
-        }
-        done
+        true
     }
 
     /// Reads the state again; `false` where the record is another flow's now.
@@ -343,22 +360,21 @@ fn candidate(bucket: *mut Bucket, first: usize, now: u32) -> (usize, Ctl) {
 /// Books what the way's former flow came to. The way is claimed.
 #[inline(always)]
 fn book_previous(flow: *const Flow, old: Ctl, now: u32) {
+    // SAFETY: a live map value, ours by the claim.
+    let (cell, since) = unsafe {
+        (atomic::load(&raw const (*flow).cell), atomic::load(&raw const (*flow).waiting_since))
+    };
+    if Flow::was_cut(old, since) {
+        counters::idle_cut(cell);
+    }
     if !old.state().is_evictable() {
         return;
     }
-    // SAFETY: a live map value, ours by the claim.
-    let cell = unsafe { atomic::load(&raw const (*flow).cell) };
     if !deadline_passed(deadline_of(flow), now) {
         counters::evicted(cell);
-    } else if old.state() == FlowState::HalfOpen && unanswered(old) {
+    } else if Flow::was_unanswered(old) {
         counters::handshake_timeout(cell);
     }
-}
-
-/// A handshake that nobody answered, of a flow whose beginning was seen.
-#[inline(always)]
-fn unanswered(ctl: Ctl) -> bool {
-    ctl.flags() & (FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD) == 0
 }
 
 /// Answers of [`rival`] beside a packed backend and cell, which is never 0.
@@ -415,7 +431,7 @@ fn fill(flow: *mut Flow, new: &NewFlow) {
     record.reply_frame = new.reply_frame;
     record.client_seq = new.client_seq;
     record.backend_seq = 0;
-    record.reserved = 0;
+    record.waiting_since = new.waiting_since;
 }
 
 /// The bucket is full of live pins.

@@ -19,5 +19,6 @@ pub mod parse;
 pub mod path;
 pub mod pick;
 pub mod rewrite;
+pub mod signals;
 pub mod tcp;
 pub mod where_to;

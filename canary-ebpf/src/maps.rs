@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use canary_common::{
     Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey,
-    HashKeys, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service, Settings,
-    SharedCell, TABLE_WORD,
+    HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service,
+    Settings, SharedCell, TABLE_WORD,
 };
 
 use crate::atomic;
@@ -68,6 +68,12 @@ pub static CELLS: PerCpuArray<Cell> = PerCpuArray::with_max_entries(MAX_CELLS, 0
 #[map]
 pub static SHARED_CELLS: Array<SharedCell> = Array::with_max_entries(MAX_CELLS, BPF_F_MMAPABLE);
 
+/// Times by cell. Added to by the program, atomically; one for all CPUs, for
+/// a cell's two histograms are large and no backend answers so often that its
+/// line is fought for.
+#[map]
+pub static LATENCIES: Array<Latencies> = Array::with_max_entries(MAX_CELLS, BPF_F_MMAPABLE);
+
 /// Packets by [`Reason`].
 #[map]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
@@ -87,6 +93,8 @@ static JIFFIES_PER_SECOND: u32 = 250;
 static HASH_KEYS: HashKeys = HashKeys { words: [0; 6], reserved: [0; 2] };
 #[unsafe(no_mangle)]
 static LOG: u32 = 0;
+#[unsafe(no_mangle)]
+static SIGNALS: u32 = 0;
 
 macro_rules! constant {
     ($name:ident, $from:ident, $type:ty, $doc:literal) => {
@@ -102,6 +110,7 @@ macro_rules! constant {
 
 constant!(flow_bucket_mask, FLOW_BUCKET_MASK, u32, "Buckets of the flow table, less one.");
 constant!(jiffies_per_second, JIFFIES_PER_SECOND, u32, "The kernel's HZ.");
+constant!(signals, SIGNALS, u32, "The kinds of [`canary_common::Signals`] that are read at all.");
 constant!(log_enabled, LOG, u32, "Whether rare events are logged.");
 
 /// Secret keys of flow table and directory. By reference, and one the compiler

@@ -3,17 +3,17 @@
 //! It parses again what the pinned path parsed: the two are functions of their
 //! own, so that neither one's stack and states weigh on the other.
 
-use canary_common::{FlowFlags, FlowState, Hashed, Reason, Service, Timeouts, WeightTable};
+use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, WeightTable};
 
 use crate::{
-    counters,
     flows::{self, NewFlow},
     maps::hash_keys,
     packet::Packet,
-    parse::{Parsed, Transport, parse, segment},
-    path::{Verdict, key_of, reachable, service_of, towards_backend},
+    parse::{Parsed, Transport, parse},
+    path::{Verdict, key_of, service_of, towards_backend, way_to},
     pick::{self, NoPick, Pick, pick},
-    tcp::Event,
+    signals,
+    tcp::Told,
 };
 
 /// A first packet's place in its flow.
@@ -24,6 +24,8 @@ struct Beginning {
     timeout: u32,
     /// The SYN's sequence number, host byte order.
     seq: u32,
+    /// The client waits for an answer from now on.
+    waits: bool,
     reason: Reason,
 }
 
@@ -48,13 +50,12 @@ pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
             NoPick::Collision => Reason::Collision,
         })?,
     };
-    if !reachable(picked.backend) {
-        return Err(Reason::Unresolved);
-    }
-    let Some(beginning) = beginning(&parsed, &service.timeouts) else {
-        let Pick { backend, cell, .. } = picked;
-        return towards_backend(&parsed, backend, cell, Event::None, Reason::Unpinned, ingress);
+    let action = way_to(picked.backend, ingress)?;
+    let Some(beginning) = beginning(packet, &parsed, &service.timeouts) else {
+        towards_backend(&parsed, picked.backend, picked.cell, Told::NOTHING);
+        return Ok(Verdict { action, reason: Reason::Unpinned });
     };
+    let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
         backend: picked.number,
@@ -63,44 +64,28 @@ pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
         client_ifindex: ingress,
         reply_frame: parsed.reply_frame(),
         client_seq: beginning.seq,
+        waiting_since: if clock { signals::tick() } else { 0 },
         state: beginning.state as u16,
         flags: beginning.flags,
     };
-    pin(&parsed, &new, &picked, hash, old.is_some(), beginning.reason, now)
-}
-
-/// Makes the record and forwards where it says: another CPU may have been
-/// first.
-#[inline(always)]
-fn pin(
-    parsed: &Parsed,
-    new: &NewFlow,
-    picked: &Pick,
-    hash: Hashed,
-    replaces: bool,
-    reason: Reason,
-    now: u32,
-) -> Result<Verdict, Reason> {
-    let ingress = new.client_ifindex;
-    let inserted = flows::insert(new, hash, replaces, now);
+    let inserted = flows::insert(&new, hash, old.is_some(), now);
     if inserted.ours {
-        if let Some(cell) = counters::cell(picked.cell) {
-            match reason {
-                Reason::Midstream => cell.midstream += 1,
-                _ => cell.connections += 1,
-            }
-        }
-        return towards_backend(parsed, picked.backend, picked.cell, Event::None, reason, ingress);
+        let told = match beginning.reason {
+            Reason::Midstream => Told::MIDSTREAM,
+            _ => Told::NEW_FLOW,
+        };
+        towards_backend(&parsed, picked.backend, picked.cell, told);
+        return Ok(Verdict { action, reason: beginning.reason });
     }
     if inserted.backend == 0 {
-        let Pick { backend, cell, .. } = *picked;
-        return towards_backend(parsed, backend, cell, Event::None, Reason::Unpinned, ingress);
+        towards_backend(&parsed, picked.backend, picked.cell, Told::NOTHING);
+        return Ok(Verdict { action, reason: Reason::Unpinned });
     }
-    let backend = pick::backend(inserted.backend, new.key.service).ok_or(Reason::Internal)?;
-    if !reachable(backend) {
-        return Err(Reason::Unresolved);
-    }
-    towards_backend(parsed, backend, inserted.cell, Event::None, Reason::Pinned, ingress)
+    // Another CPU was first.
+    let backend = pick::backend(inserted.backend, number).ok_or(Reason::Internal)?;
+    let action = way_to(backend, ingress)?;
+    towards_backend(&parsed, backend, inserted.cell, Told::NOTHING);
+    Ok(Verdict { action, reason: Reason::Pinned })
 }
 
 /// A half-open flow's port used again: nothing closed it, so it stays where it
@@ -117,17 +102,18 @@ fn stays(state: FlowState, number: u16, service: u16, record: &Service) -> Optio
 
 /// `None`: a RST of a flow that nobody knows is forwarded, not pinned.
 #[inline(always)]
-fn beginning(parsed: &Parsed, timeouts: &Timeouts) -> Option<Beginning> {
-    let Transport::Tcp(tcp) = parsed.transport else {
+fn beginning(packet: &Packet, parsed: &Parsed, timeouts: &Timeouts) -> Option<Beginning> {
+    if let Transport::Udp(_) = parsed.transport {
         return Some(Beginning {
             state: FlowState::Unanswered,
             flags: 0,
             timeout: timeouts.unanswered,
             seq: 0,
+            waits: true,
             reason: Reason::NewFlow,
         });
-    };
-    let segment = segment(tcp);
+    }
+    let segment = signals::segment(packet, parsed, false, 0);
     if segment.resets() {
         return None;
     }
@@ -140,6 +126,7 @@ fn beginning(parsed: &Parsed, timeouts: &Timeouts) -> Option<Beginning> {
         flags,
         timeout: timeouts.half_open,
         seq: segment.seq,
+        waits: segment.opens(),
         reason,
     })
 }

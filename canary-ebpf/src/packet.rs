@@ -61,6 +61,20 @@ impl<const N: usize> Header<N> {
         return unsafe { at.read_unaligned() };
     }
 
+    /// `M` bytes that begin so far behind this header's start; `distance` is
+    /// at most 60, a TCP header's length.
+    #[inline(always)]
+    pub fn after<const M: usize>(self, packet: &Packet, distance: u32) -> Option<Header<M>> {
+        let start = self.0 as usize + (distance & 0x3c) as usize;
+        (start + M <= packet.end).then_some(Header(start as *mut u8))
+    }
+
+    /// Bytes between the start of this header and an earlier one's.
+    #[inline(always)]
+    pub fn behind<const M: usize>(self, earlier: Header<M>) -> usize {
+        (self.0 as usize).wrapping_sub(earlier.0 as usize)
+    }
+
     /// Writes the word at byte `AT`, as it will stand in memory.
     #[inline(always)]
     pub fn set<T: Word, const AT: usize>(self, value: T) {

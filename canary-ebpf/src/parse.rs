@@ -11,10 +11,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::{
-    packet::{Header, Packet},
-    tcp::Segment,
-};
+use crate::packet::{Header, Packet};
 
 const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
@@ -123,6 +120,19 @@ impl Parsed {
         }
     }
 
+    /// Transport header and payload, as the IP header says; what the headers
+    /// contradict wraps.
+    #[inline(always)]
+    pub fn transport_bytes(&self) -> u64 {
+        let before = match (self.ip, self.transport) {
+            (Ip::V4(ip), Transport::Tcp(tcp)) => tcp.behind(ip),
+            (Ip::V4(ip), Transport::Udp(udp)) => udp.behind(ip),
+            (Ip::V6(ip), Transport::Tcp(tcp)) => tcp.behind(ip),
+            (Ip::V6(ip), Transport::Udp(udp)) => udp.behind(ip),
+        };
+        self.ip_bytes().wrapping_sub(before as u64)
+    }
+
     /// How the frame of a reply begins: source and destination swapped.
     #[inline(always)]
     pub fn reply_frame(&self) -> FrameAddresses {
@@ -195,17 +205,5 @@ fn transport(packet: &Packet, offset: usize, protocol: u8) -> Result<Transport, 
         PROTO_TCP => packet.header(offset).map(Transport::Tcp).ok_or(Reason::Truncated),
         PROTO_UDP => packet.header(offset).map(Transport::Udp).ok_or(Reason::Truncated),
         _ => Err(Reason::NotTcpUdp),
-    }
-}
-
-/// What the state machine needs of a TCP header.
-#[inline(always)]
-pub fn segment(tcp: Header<{ TcpHdr::LEN }>) -> Segment {
-    /// The byte with FIN, SYN, RST, ACK: after the data offset's byte.
-    const FLAGS: usize = offset_of!(TcpHdr, _bitfield_1) + 1;
-    Segment {
-        flags: tcp.get::<u8, FLAGS>(),
-        seq: u32::from_be(tcp.get::<u32, { offset_of!(TcpHdr, seq) }>()),
-        ack: u32::from_be(tcp.get::<u32, { offset_of!(TcpHdr, ack_seq) }>()),
     }
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
-    Backend, BackendFlags, Cell, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
+    Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
     ServiceFlags, Timeouts,
 };
 
@@ -12,10 +12,11 @@ use crate::{
     flows::{self, Pin},
     maps::{BACKENDS, INTERFACES, SERVICES, hash_keys},
     packet::Packet,
-    parse::{Parsed, Transport, parse, segment},
+    parse::{Parsed, parse},
     pick,
     rewrite::{End, Translation, rewrite},
-    tcp::{Event, Tracked},
+    signals,
+    tcp::{Segment, Told},
 };
 
 /// How a packet leaves: an XDP action, and why. An `Err` of the functions
@@ -38,10 +39,10 @@ const COMMIT_TRIES: usize = 2;
 pub fn follow_pin(packet: &Packet, ingress: u32) -> Result<Option<Verdict>, Reason> {
     let parsed = parse(packet)?;
     if let Some((number, service)) = service_of(&parsed) {
-        return from_client(&parsed, number, service, ingress);
+        return from_client(packet, &parsed, number, service, ingress);
     }
     if let Some(head) = backend_of(&parsed) {
-        return from_backend(&parsed, head, ingress).map(Some);
+        return from_backend(packet, &parsed, head, ingress).map(Some);
     }
     Err(Reason::NotOurs)
 }
@@ -80,6 +81,7 @@ pub fn key_of(parsed: &Parsed, service: u16) -> FlowKey {
 
 #[inline(always)]
 fn from_client(
+    packet: &Packet,
     parsed: &Parsed,
     number: u16,
     service: &'static Service,
@@ -94,18 +96,24 @@ fn from_client(
     if let Some(mut pin) = flows::find(&key, hash, now)
         && let Some(backend) = pick::backend(pin.backend, number)
     {
-        let next_hop = reachable(backend);
-        let event = follow(&mut pin, parsed, By::Client, next_hop, &service.timeouts, now)?;
-        if !matches!(event, Event::Reopened) {
-            return towards_backend(parsed, backend, pin.cell, event, Reason::Pinned, ingress)
-                .map(Some);
+        let segment = signals::segment(packet, parsed, false, signals::wanted(service));
+        let action = way_to(backend, ingress);
+        let told = follow(&mut pin, &segment, service, action, now)?;
+        if !told.has(Told::REOPENED) {
+            towards_backend(parsed, backend, pin.cell, told);
+            return Ok(Some(Verdict { action: action?, reason: Reason::Pinned }));
         }
     }
     Ok(None)
 }
 
 #[inline(always)]
-fn from_backend(parsed: &Parsed, head: u16, ingress: u32) -> Result<Verdict, Reason> {
+fn from_backend(
+    packet: &Packet,
+    parsed: &Parsed,
+    head: u16,
+    ingress: u32,
+) -> Result<Verdict, Reason> {
     let now = flows::now();
     let mut number = head;
     // The first record of this address, else the one among those that share
@@ -120,7 +128,7 @@ fn from_backend(parsed: &Parsed, head: u16, ingress: u32) -> Result<Verdict, Rea
         if let Some(pin) = flows::find(&key, key.hash(hash_keys()), now)
             && pin.backend == number
         {
-            return towards_client(parsed, pin, backend, now, ingress);
+            return towards_client(packet, parsed, pin, backend, now, ingress);
         }
         if number != head || backend.next_sharing == 0 {
             break;
@@ -133,62 +141,48 @@ fn from_backend(parsed: &Parsed, head: u16, ingress: u32) -> Result<Verdict, Rea
     Err(Reason::NoPin)
 }
 
-#[derive(Clone, Copy)]
-enum By {
-    Client,
-    Backend,
-}
-
-/// Whether packets can go to a backend.
+/// The action that takes packets to a backend.
+///
+/// # Errors
+/// There is no way at present: the packet goes to the host.
 #[inline(always)]
-pub fn reachable(backend: &Backend) -> bool {
-    backend.flags & BackendFlags::RESOLVED != 0
+pub fn way_to(backend: &Backend, ingress: u32) -> Result<u32, Reason> {
+    if backend.flags & BackendFlags::RESOLVED == 0 {
+        return Err(Reason::Unresolved);
+    }
+    out(backend.ifindex, ingress)
 }
 
-/// Takes a pinned flow's state along; the caller books the event. What has no
-/// next hop goes to the host and leaves no trace, and what begins anew leaves
-/// the flow that it ends as it is.
+/// Takes a pinned flow's state along; the caller books what was told. A packet
+/// without a way out goes to the host and leaves no trace, and what begins
+/// anew leaves the flow that it ends as it is.
 #[inline(always)]
 fn follow(
     pin: &mut Pin,
-    parsed: &Parsed,
-    by: By,
-    next_hop: bool,
-    timeouts: &Timeouts,
+    segment: &Segment,
+    service: &Service,
+    way: Result<u32, Reason>,
     now: u32,
-) -> Result<Event, Reason> {
+) -> Result<Told, Reason> {
     for _ in 0..COMMIT_TRIES {
-        let (next, event) = step(pin.tracked(), parsed, by);
-        if matches!(event, Event::Reopened) {
-            return Ok(event);
+        let before = pin.tracked();
+        let mut next = before;
+        let told = signals::step(&mut next, segment, service.signals);
+        if told.has(Told::REOPENED) {
+            return Ok(told);
         }
-        if !next_hop {
-            return Err(Reason::Unresolved);
-        }
-        if pin.commit(&next) {
-            if let Some(timeout) = renewed_timeout(next.state, timeouts) {
+        way?;
+        if pin.commit(&before, &next) {
+            if let Some(timeout) = renewed_timeout(next.state, &service.timeouts) {
                 pin.extend(timeout, now);
             }
-            return Ok(event);
+            return Ok(told);
         }
         if !pin.again() {
             break;
         }
     }
-    Ok(Event::None)
-}
-
-#[inline(always)]
-fn step(mut flow: Tracked, parsed: &Parsed, by: By) -> (Tracked, Event) {
-    match (parsed.transport, by) {
-        (Transport::Tcp(tcp), By::Client) => flow.by_client(&segment(tcp)),
-        (Transport::Tcp(tcp), By::Backend) => flow.by_backend(&segment(tcp)),
-        (Transport::Udp(_), By::Backend) if flow.state == FlowState::Unanswered => {
-            flow.state = FlowState::Answered;
-            (flow, Event::Established)
-        }
-        (Transport::Udp(_), _) => (flow, Event::None),
-    }
+    Ok(Told::NOTHING)
 }
 
 /// How long the flow lives on after this packet; `None` leaves its time as it
@@ -204,39 +198,14 @@ fn renewed_timeout(state: FlowState, timeouts: &Timeouts) -> Option<u32> {
     }
 }
 
+/// Counts and translates; the caller has the way, by [`way_to`].
 #[inline(always)]
-fn book(event: Event, cell: &mut Cell) {
-    match event {
-        Event::None | Event::Reopened => {}
-        Event::SynRetransmit => cell.syn_retransmits += 1,
-        Event::Established => cell.established += 1,
-        Event::Refused => cell.refused += 1,
-        Event::ResetByBackend => cell.resets_backend += 1,
-        Event::ResetByClient => cell.resets_client += 1,
-        Event::Closed => cell.closed += 1,
-        Event::EstablishedAndClosed => {
-            cell.established += 1;
-            cell.closed += 1;
-        }
-    }
-}
-
-/// To a backend that is [`reachable`].
-#[inline(always)]
-pub fn towards_backend(
-    parsed: &Parsed,
-    backend: &Backend,
-    cell: u16,
-    event: Event,
-    reason: Reason,
-    ingress: u32,
-) -> Result<Verdict, Reason> {
-    let action = out(backend.ifindex, ingress)?;
+pub fn towards_backend(parsed: &Parsed, backend: &Backend, cell: u16, told: Told) {
     if let Some(cell) = counters::cell(cell) {
         cell.packets_in += 1;
         cell.bytes_in += parsed.ip_bytes();
-        book(event, cell);
     }
+    counters::book(cell, told);
     rewrite(
         parsed,
         &Translation {
@@ -248,11 +217,11 @@ pub fn towards_backend(
             frame: &backend.frame,
         },
     );
-    Ok(Verdict { action, reason })
 }
 
 #[inline(always)]
 fn towards_client(
+    packet: &Packet,
     parsed: &Parsed,
     mut pin: Pin,
     backend: &Backend,
@@ -265,12 +234,13 @@ fn towards_client(
     let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
-    let event = follow(&mut pin, parsed, By::Backend, true, &service.timeouts, now)?;
+    let segment = signals::segment(packet, parsed, true, signals::wanted(service));
+    let told = follow(&mut pin, &segment, service, Ok(action), now)?;
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
-        book(event, cell);
     }
+    counters::book(pin.cell, told);
     rewrite(
         parsed,
         &Translation {

@@ -1,7 +1,11 @@
-//! What a TCP segment means for a pinned flow. Pure: state and segment in,
-//! next state and event out; both directions.
+//! What a packet means for a pinned flow. Pure: state and segment in, next
+//! state and what is told out; both directions.
 
-use canary_common::{FlowFlags, FlowState};
+use core::mem::offset_of;
+
+use canary_common::{Cell, FlowFlags, FlowState, Signals};
+
+use crate::signals::{http_status_class, is_fatal_alert};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -13,19 +17,51 @@ const ACK: u8 = 0x10;
 /// do not track; this is wider than the windows that hosts offer by default
 /// and leaves a blind forger one chance in 512.
 const PLAUSIBLE_DISTANCE: u32 = 4 << 20;
-/// The highest sequence number seen is written down only this often, so that
-/// a bulk transfer does not write the flow's line with every packet.
-const SEQ_GRAIN: u32 = 64 << 10;
+/// Where no signal needs the highest sequence number it is written down only
+/// this often: a bulk transfer need not write the flow's line each packet.
+const SEQ_GRAIN: i32 = 64 << 10;
+/// Signals that must know whether a segment's data is new.
+const EXACT: u16 = Signals::RETRANSMITS | Signals::LATENCY | Signals::HTTP;
 
+/// Who sent a packet, in which protocol.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Client = 0,
+    Backend = 1,
+    ClientDatagram = 2,
+    BackendDatagram = 3,
+}
+
+/// What is read of a packet. Of a datagram nothing but who sent it.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
-    pub flags: u8,
     /// Host byte order, both.
     pub seq: u32,
     pub ack: u32,
+    /// Bytes of data.
+    pub len: u32,
+    /// The first twelve bytes of the data, as they stand in memory; of shorter
+    /// data, or where no signal wants them, zeroes.
+    pub head: [u32; 3],
+    /// The window offered, unscaled.
+    pub window: u16,
+    pub flags: u8,
+    pub by: By,
 }
 
 impl Segment {
+    pub const fn datagram(by: By) -> Self {
+        Self { seq: 0, ack: 0, len: 0, head: [0; 3], window: 0, flags: 0, by }
+    }
+
+    /// The sequence number after it.
+    #[inline(always)]
+    const fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.len).wrapping_add((self.flags & FIN) as u32)
+    }
+
     /// A SYN that opens: without ACK and RST.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
@@ -38,57 +74,125 @@ impl Segment {
     }
 }
 
-/// What the segment did, to be counted once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    None,
-    SynRetransmit,
-    /// The handshake is done, or a flow taken over in the middle was answered.
-    Established,
-    /// RST by the backend before the handshake was done.
-    Refused,
-    ResetByBackend,
-    ResetByClient,
-    /// A FIN each way.
-    Closed,
-    /// Both at once: the FINs were there before.
-    EstablishedAndClosed,
-    /// A new connection from the same client port: not this flow any more.
-    Reopened,
+/// What a packet told: bits 0 to 31 stand for the counters of its flow's cell,
+/// in their order, each to be raised by one; then what is to be done; from bit
+/// 36 on a time that is over, in [`canary_common::Ticks`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told(pub u64);
+
+macro_rules! count {
+    ($counter:ident) => {
+        Told(1 << (offset_of!(Cell, $counter) / size_of::<u64>()))
+    };
 }
 
-/// The part of a flow that segments change.
+impl Told {
+    pub const NOTHING: Self = Self(0);
+    pub const NEW_FLOW: Self = count!(connections);
+    pub const MIDSTREAM: Self = count!(midstream);
+    /// The client begins to wait.
+    pub const STARTS: Self = Self(1 << 32);
+    /// The wait for the SYN-ACK is over, or that for an answer.
+    pub const HANDSHAKE: Self = Self(1 << 33);
+    pub const FIRST_BYTE: Self = Self(1 << 34);
+    /// A new connection from the same client port: not this flow any more.
+    pub const REOPENED: Self = Self(1 << 35);
+    const WAITED: u32 = 36;
+
+    #[inline(always)]
+    pub const fn has(self, any: Self) -> bool {
+        self.0 & any.0 != 0
+    }
+
+    #[inline(always)]
+    const fn and(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
+    /// This where `condition` holds; without a branch, of which the verifier
+    /// walks both sides.
+    #[inline(always)]
+    const fn when(self, condition: bool) -> Self {
+        Self(self.0 * condition as u64)
+    }
+
+    /// With the length of a wait; what is longer than its bits stays below.
+    #[inline(always)]
+    pub const fn after(self, ticks: u32) -> Self {
+        let most = u32::MAX >> (Self::WAITED - 32);
+        let ticks = if ticks < most { ticks } else { most };
+        Self(self.0 | (ticks as u64) << Self::WAITED)
+    }
+
+    /// Whether the cell's counter of this number is to be raised.
+    #[inline(always)]
+    pub const fn counts(self, number: usize) -> bool {
+        number < 32 && self.0 & 1 << number != 0
+    }
+
+    #[inline(always)]
+    pub const fn waited(self) -> u32 {
+        (self.0 >> Self::WAITED) as u32
+    }
+
+    /// Whether there is something to be booked.
+    #[inline(always)]
+    pub const fn is_booked(self) -> bool {
+        self.0 & !(Self::STARTS.0 | Self::REOPENED.0) != 0
+    }
+}
+
+/// The part of a flow that packets change.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
-    pub state: FlowState,
-    pub flags: u16,
     /// See [`canary_common::Flow`].
     pub client_seq: u32,
     pub backend_seq: u32,
+    pub waiting_since: u32,
+    pub flags: u16,
+    pub state: FlowState,
+    pub reserved: u8,
 }
 
 impl Tracked {
     const BOTH_FINS: u16 = FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND;
+
+    /// Takes the flow along with a packet; `wanted` are the [`Signals`] to
+    /// read.
+    #[inline(always)]
+    pub fn step(&mut self, segment: &Segment, wanted: u16) -> Told {
+        match segment.by {
+            By::Client => self.by_client(segment, wanted),
+            By::Backend => self.by_backend(segment, wanted),
+            // It waits from the first one on.
+            By::ClientDatagram => {
+                Told::STARTS.when(wanted & Signals::LATENCY != 0 && self.waiting_since == 0)
+            }
+            By::BackendDatagram => {
+                let first = self.state == FlowState::Unanswered;
+                if first {
+                    self.state = FlowState::Answered;
+                }
+                count!(established).when(first).and(Told::FIRST_BYTE.when(self.waiting_since != 0))
+            }
+        }
+    }
 
     #[inline(always)]
     const fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
     }
 
-    /// A segment by the client.
     #[inline(always)]
-    pub fn by_client(mut self, segment: &Segment) -> (Self, Event) {
+    fn by_client(&mut self, segment: &Segment, wanted: u16) -> Told {
         if segment.opens() {
             return self.syn(segment);
         }
         if segment.resets() {
-            if self.state == FlowState::Closing || !near(segment.seq, self.client_seq) {
-                return (self, Event::None);
-            }
-            let event = self.reset(Event::ResetByClient, Event::None);
-            return (self, event);
+            return self.reset_by_client(segment);
         }
-        let mut event = Event::None;
+        let mut told = Told::NOTHING;
         if self.state == FlowState::HalfOpen
             && self.has(FlowFlags::ANSWERED)
             && segment.flags & ACK != 0
@@ -96,78 +200,179 @@ impl Tracked {
         {
             self.state = FlowState::Established;
             self.client_seq = segment.seq;
-            event = Event::Established;
+            told = count!(established);
         }
-        advance(&mut self.client_seq, segment.seq, self.state);
-        let event = self.fin(segment, FlowFlags::FIN_CLIENT, event);
-        (self, event)
+        let old = self.is_old(segment, self.client_seq, wanted);
+        let alert = self.is_first_alert(segment, FlowFlags::ALERT_CLIENT, wanted);
+        let asks = segment.len > 0 && !old && self.waiting_since == 0;
+        let established = self.state == FlowState::Established;
+        told = told
+            .and(Told::STARTS.when(wanted & Signals::LATENCY != 0 && asks && established))
+            .and(count!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
+            .and(count!(zero_windows_client).when(is_closed_window(segment, wanted)))
+            .and(count!(tls_alerts_client).when(alert));
+        self.note_data(segment);
+        advance(&mut self.client_seq, segment, self.state, wanted);
+        told.and(self.fin(segment, FlowFlags::FIN_CLIENT))
     }
 
-    /// A segment by the backend.
     #[inline(always)]
-    pub fn by_backend(mut self, segment: &Segment) -> (Self, Event) {
+    fn by_backend(&mut self, segment: &Segment, wanted: u16) -> Told {
         if segment.resets() {
-            if self.state == FlowState::Closing || !self.believes_backend(segment) {
-                return (self, Event::None);
-            }
-            let event = self.reset(Event::ResetByBackend, Event::Refused);
-            return (self, event);
+            return self.reset_by_backend(segment);
         }
         let midstream = self.state == FlowState::HalfOpen && self.has(FlowFlags::MIDSTREAM);
         if segment.flags & (SYN | ACK) == SYN | ACK && !midstream {
-            if self.state == FlowState::HalfOpen && segment.ack == self.client_seq.wrapping_add(1) {
-                self.flags |= FlowFlags::ANSWERED;
-                self.backend_seq = segment.seq.wrapping_add(1);
-            }
-            return (self, Event::None);
+            return self.syn_ack(segment);
         }
-        let mut event = Event::None;
+        let mut told = Told::NOTHING;
         // Anything but a RST answers a flow that was met in the middle.
         if midstream {
             self.state = FlowState::Established;
             self.backend_seq = segment.seq;
-            event = Event::Established;
+            told = count!(established);
         }
-        advance(&mut self.backend_seq, segment.seq, self.state);
-        let event = self.fin(segment, FlowFlags::FIN_BACKEND, event);
-        (self, event)
+        let old = self.is_old(segment, self.backend_seq, wanted);
+        let answers = self.state != FlowState::HalfOpen && self.waiting_since != 0;
+        let alert = self.is_first_alert(segment, FlowFlags::ALERT_BACKEND, wanted);
+        told = told
+            .and(Told::FIRST_BYTE.when(answers && segment.len > 0 && !old))
+            .and(count!(retransmits_backend).when(wanted & Signals::RETRANSMITS != 0 && old))
+            .and(count!(zero_windows_backend).when(is_closed_window(segment, wanted)))
+            .and(count!(tls_alerts_backend).when(alert));
+        if wanted & Signals::HTTP != 0 && segment.len > 0 && !old {
+            told = told.and(self.response(segment));
+        }
+        self.note_data(segment);
+        advance(&mut self.backend_seq, segment, self.state, wanted);
+        told.and(self.fin(segment, FlowFlags::FIN_BACKEND))
+    }
+
+    /// A response's status, where the data begins with one.
+    #[inline(always)]
+    fn response(&mut self, segment: &Segment) -> Told {
+        let class = http_status_class(&segment.head);
+        let first_5xx = class == 5 && !self.has(FlowFlags::HTTP_5XX);
+        self.flags |= FlowFlags::HTTP_5XX * u16::from(class == 5);
+        count!(http_1xx)
+            .when(class == 1)
+            .and(count!(http_2xx).when(class == 2))
+            .and(count!(http_3xx).when(class == 3))
+            .and(count!(http_4xx).when(class == 4))
+            .and(count!(http_5xx).when(class == 5))
+            .and(count!(connections_5xx).when(first_5xx))
+    }
+
+    /// Whether the data, or its beginning, was sent before; `next` is what
+    /// this side sends next.
+    #[inline(always)]
+    fn is_old(&self, segment: &Segment, next: u32, wanted: u16) -> bool {
+        // A keep-alive probe may carry the last byte again (RFC 9293, 3.8.4).
+        let probe = segment.len == 1 && segment.seq.wrapping_add(1) == next;
+        wanted & EXACT != 0
+            && segment.len > 0
+            && self.state != FlowState::HalfOpen
+            && before(segment.seq, next)
+            && !probe
+    }
+
+    #[inline(always)]
+    fn is_first_alert(&mut self, segment: &Segment, by: u16, wanted: u16) -> bool {
+        let alert = wanted & Signals::TLS != 0
+            && segment.len >= TLS_ALERT_LEN
+            && is_fatal_alert(&segment.head)
+            && !self.has(by);
+        self.flags |= by * u16::from(alert);
+        alert
+    }
+
+    #[inline(always)]
+    fn note_data(&mut self, segment: &Segment) {
+        self.flags |= FlowFlags::DATA * u16::from(segment.len > 0);
+    }
+
+    #[inline(always)]
+    fn syn_ack(&mut self, segment: &Segment) -> Told {
+        if self.state != FlowState::HalfOpen || segment.ack != self.client_seq.wrapping_add(1) {
+            return Told::NOTHING;
+        }
+        let first = !self.has(FlowFlags::ANSWERED);
+        self.flags |= FlowFlags::ANSWERED;
+        self.backend_seq = segment.seq.wrapping_add(1);
+        Told::HANDSHAKE.when(first && self.waiting_since != 0)
     }
 
     /// Retransmission (the same initial sequence number) or reuse of the port.
     #[inline(always)]
-    fn syn(self, segment: &Segment) -> (Self, Event) {
+    fn syn(&self, segment: &Segment) -> Told {
         if segment.seq == self.client_seq {
-            return (self, Event::SynRetransmit);
+            return count!(syn_retransmits);
         }
-        let event = match self.state {
-            // The backend settles it with a challenge ACK (RFC 5961, 4.2).
-            FlowState::Established => Event::None,
-            _ => Event::Reopened,
-        };
-        (self, event)
+        // What is established the backend settles with a challenge ACK
+        // (RFC 5961, 4.2).
+        Told::REOPENED.when(self.state != FlowState::Established)
     }
 
-    /// A RST that is believed closes the flow; the rest is who is told.
     #[inline(always)]
-    fn reset(&mut self, after: Event, before: Event) -> Event {
-        let event = if self.has(FlowFlags::MIDSTREAM) || self.has(Self::BOTH_FINS) {
-            Event::None
-        } else if self.state == FlowState::HalfOpen {
-            before
-        } else {
-            after
-        };
-        self.state = FlowState::Closing;
-        self.flags |= FlowFlags::RESET;
-        if matches!(event, Event::Refused | Event::ResetByBackend) {
-            self.flags |= FlowFlags::BAD;
+    fn reset_by_client(&mut self, segment: &Segment) -> Told {
+        if self.has(FlowFlags::RESET) {
+            return Told::NOTHING;
         }
-        event
+        if !near(segment.seq, self.client_seq) {
+            return count!(resets_client_implausible);
+        }
+        let after_data = count!(resets_client_after_data).when(self.has(FlowFlags::DATA));
+        let told = match self.stage() {
+            Stage::Unknown | Stage::HalfOpen => Told::NOTHING,
+            Stage::Open => count!(resets_client).and(after_data),
+            Stage::Ended => count!(resets_client_after_fin),
+        };
+        self.close_by_reset(0);
+        told
+    }
+
+    #[inline(always)]
+    fn reset_by_backend(&mut self, segment: &Segment) -> Told {
+        if self.has(FlowFlags::RESET) {
+            return Told::NOTHING;
+        }
+        if !self.believes_backend(segment) {
+            return count!(resets_backend_implausible);
+        }
+        let after_data = count!(resets_backend_after_data).when(self.has(FlowFlags::DATA));
+        let (told, flags) = match self.stage() {
+            Stage::Unknown => (Told::NOTHING, 0),
+            Stage::HalfOpen => (count!(refused), FlowFlags::BAD),
+            Stage::Open => (count!(resets_backend).and(after_data), FlowFlags::BAD),
+            Stage::Ended => (count!(resets_backend_after_fin), 0),
+        };
+        self.close_by_reset(flags);
+        told
+    }
+
+    #[inline(always)]
+    fn close_by_reset(&mut self, flags: u16) {
+        self.state = FlowState::Closing;
+        self.flags |= FlowFlags::RESET | flags;
+    }
+
+    /// Where in its life a RST meets the flow.
+    #[inline(always)]
+    fn stage(&self) -> Stage {
+        if self.has(FlowFlags::MIDSTREAM) {
+            Stage::Unknown
+        } else if self.has(Self::BOTH_FINS) {
+            Stage::Ended
+        } else if self.state == FlowState::HalfOpen {
+            Stage::HalfOpen
+        } else {
+            Stage::Open
+        }
     }
 
     #[inline(always)]
     fn believes_backend(&self, segment: &Segment) -> bool {
-        if self.state == FlowState::Established {
+        if self.state != FlowState::HalfOpen {
             return near(segment.seq, self.backend_seq);
         }
         // Before the handshake is done a RST must acknowledge the SYN
@@ -181,19 +386,34 @@ impl Tracked {
     /// Notes a FIN. One each way closes what is established, also where the
     /// second came before the handshake's last segment, or with it.
     #[inline(always)]
-    fn fin(&mut self, segment: &Segment, by: u16, event: Event) -> Event {
+    fn fin(&mut self, segment: &Segment, by: u16) -> Told {
         if segment.flags & FIN != 0 {
             self.flags |= by;
         }
         if self.state != FlowState::Established || !self.has(Self::BOTH_FINS) {
-            return event;
+            return Told::NOTHING;
         }
         self.state = FlowState::Closing;
-        match event {
-            Event::Established => Event::EstablishedAndClosed,
-            _ => Event::Closed,
-        }
+        count!(closed)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// First seen in the middle: its failures are not the version's.
+    Unknown,
+    HalfOpen,
+    Open,
+    /// A FIN each way: a RST is nobody's failure.
+    Ended,
+}
+
+/// Bytes of a TLS alert record: header, level, description.
+const TLS_ALERT_LEN: u32 = 7;
+
+#[inline(always)]
+const fn is_closed_window(segment: &Segment, wanted: u16) -> bool {
+    wanted & Signals::ZERO_WINDOWS != 0 && segment.window == 0
 }
 
 #[inline(always)]
@@ -207,8 +427,11 @@ const fn near(seq: u32, seen: u32) -> bool {
 }
 
 #[inline(always)]
-fn advance(seen: &mut u32, seq: u32, state: FlowState) {
-    if state == FlowState::Established && seq.wrapping_sub(*seen) as i32 >= SEQ_GRAIN as i32 {
-        *seen = seq;
+fn advance(next: &mut u32, segment: &Segment, state: FlowState, wanted: u16) {
+    let ahead = segment.end().wrapping_sub(*next) as i32;
+    let grain = if wanted & EXACT != 0 { 1 } else { SEQ_GRAIN };
+    // Until the handshake is done, the client's initial number stands there.
+    if state != FlowState::HalfOpen && ahead >= grain {
+        *next = segment.end();
     }
 }

@@ -10,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::api::types::{BackendStatus, Counters, ServiceStatus, Status, TrackStatus};
+use canary_common::{Histogram, Ticks};
+
+use crate::api::types::{BackendStatus, Counters, ServiceStatus, Status, Times, TrackStatus};
 
 /// The `Content-Type` of what [`render`] makes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -112,6 +114,84 @@ const BACKEND_FAMILIES: &[Family] = &[
         series: &[plain(|c| c.handshake_timeouts)],
     },
     Family {
+        name: "canary_resets_after_data_total",
+        kind: "counter",
+        help: "Those of canary_resets_total where data had been sent.",
+        series: &[
+            labelled("by", "backend", |c| c.resets_backend_after_data),
+            labelled("by", "client", |c| c.resets_client_after_data),
+        ],
+    },
+    Family {
+        name: "canary_resets_after_fin_total",
+        kind: "counter",
+        help: "Flows reset after a FIN each way: nobody's failure.",
+        series: &[
+            labelled("by", "backend", |c| c.resets_backend_after_fin),
+            labelled("by", "client", |c| c.resets_client_after_fin),
+        ],
+    },
+    Family {
+        name: "canary_resets_implausible_total",
+        kind: "counter",
+        help: "RST segments outside of any window, which were not believed.",
+        series: &[
+            labelled("by", "backend", |c| c.resets_backend_implausible),
+            labelled("by", "client", |c| c.resets_client_implausible),
+        ],
+    },
+    Family {
+        name: "canary_retransmits_total",
+        kind: "counter",
+        help: "Data segments that began below the highest sequence number seen.",
+        series: &[
+            labelled("by", "backend", |c| c.retransmits_backend),
+            labelled("by", "client", |c| c.retransmits_client),
+        ],
+    },
+    Family {
+        name: "canary_zero_windows_total",
+        kind: "counter",
+        help: "Segments that offered a window of 0.",
+        series: &[
+            labelled("by", "backend", |c| c.zero_windows_backend),
+            labelled("by", "client", |c| c.zero_windows_client),
+        ],
+    },
+    Family {
+        name: "canary_http_responses_total",
+        kind: "counter",
+        help: "HTTP/1.x responses in the clear, by class of their status.",
+        series: &[
+            labelled("class", "1xx", |c| c.http_1xx),
+            labelled("class", "2xx", |c| c.http_2xx),
+            labelled("class", "3xx", |c| c.http_3xx),
+            labelled("class", "4xx", |c| c.http_4xx),
+            labelled("class", "5xx", |c| c.http_5xx),
+        ],
+    },
+    Family {
+        name: "canary_connections_5xx_total",
+        kind: "counter",
+        help: "Flows with at least one 5xx.",
+        series: &[plain(|c| c.connections_5xx)],
+    },
+    Family {
+        name: "canary_tls_alerts_total",
+        kind: "counter",
+        help: "Flows with a fatal TLS alert in the clear, by who sent it.",
+        series: &[
+            labelled("by", "backend", |c| c.tls_alerts_backend),
+            labelled("by", "client", |c| c.tls_alerts_client),
+        ],
+    },
+    Family {
+        name: "canary_connections_cut_total",
+        kind: "counter",
+        help: "Established flows that went silent while the client waited for an answer.",
+        series: &[plain(|c| c.idle_cuts)],
+    },
+    Family {
         name: "canary_packets_total",
         kind: "counter",
         help: "Packets forwarded to the backend (in) and back to clients (out).",
@@ -136,6 +216,26 @@ const BACKEND_FAMILIES: &[Family] = &[
         series: &[plain(|c| c.active)],
     },
 ];
+
+/// Some histogram of each backend: name, help, and where it is.
+type TimesFamily = (&'static str, &'static str, fn(&BackendStatus) -> &Times);
+
+/// Every histogram that each backend has.
+const TIMES: [TimesFamily; 2] = [
+    ("canary_handshake_seconds", "First SYN to SYN-ACK.", |b| &b.handshake_seconds),
+    (
+        "canary_first_byte_seconds",
+        "First byte of what the client sent to the first byte of the answer.",
+        |b| &b.first_byte_seconds,
+    ),
+];
+
+/// The bounds that are shown: two of the four in an octave, from 16 µs to 69 s.
+fn shown_bounds() -> impl Iterator<Item = f64> {
+    const FIRST: usize = 19;
+    let bounds = (FIRST..Histogram::BUCKETS).step_by(2).filter_map(Histogram::upper_bound);
+    bounds.map(Ticks::seconds)
+}
 
 /// All metrics. Ends in a line feed; families without a series are left out.
 #[must_use]
@@ -230,6 +330,12 @@ fn backends(text: &mut Text, status: &Status) {
             }
         }
     }
+    for (name, help, times) in TIMES {
+        text.family(name, "histogram", help);
+        for (service, track, backend) in &all {
+            text.histogram(name, &of_backend(service, track, backend), times(backend));
+        }
+    }
     let name = "canary_backend_state";
     text.family(name, "gauge", "The backend's state: 1 for the one it is in, else 0.");
     for (service, track, backend) in &all {
@@ -274,6 +380,29 @@ impl Text {
         self.0.push(' ');
         self.0.push_str(value);
         self.0.push('\n');
+    }
+
+    /// Cumulative buckets, sum and count.
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Times) {
+        let bucket = format!("{name}_bucket");
+        let mut sample = |bound: &str, count: u64| {
+            let mut labels = labels.to_vec();
+            labels.push(("le", bound));
+            self.sample(&bucket, &labels, &count.to_string());
+        };
+        let mut filled = times.buckets.iter().peekable();
+        let mut count = 0;
+        for shown in shown_bounds() {
+            while let Some((_, more)) =
+                filled.next_if(|(bound, _)| bound.is_some_and(|bound| bound <= shown))
+            {
+                count += more;
+            }
+            sample(&shown.to_string(), count);
+        }
+        sample("+Inf", times.count);
+        self.sample(&format!("{name}_sum"), labels, &times.sum.to_string());
+        self.sample(&format!("{name}_count"), labels, &times.count.to_string());
     }
 
     /// One series a state. A state that is not among them gets a series of its
@@ -362,7 +491,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn backend(address: &str, state: &str, counters: Counters) -> BackendStatus {
-        BackendStatus { address: address.into(), state: state.into(), weight: 1, counters }
+        BackendStatus {
+            address: address.into(),
+            state: state.into(),
+            weight: 1,
+            counters,
+            ..BackendStatus::default()
+        }
     }
 
     /// One service with a backend in each track.
@@ -383,6 +518,9 @@ mod tests {
             closed: 4300,
             midstream: 8,
             evicted: 7,
+            http_5xx: 13,
+            idle_cuts: 14,
+            ..Counters::default()
         };
         let track =
             |name: &str, backend| TrackStatus { name: name.into(), backends: vec![backend] };
@@ -464,6 +602,8 @@ mod tests {
             ("canary_connections_closed_total", "", "4300"),
             ("canary_connections_midstream_total", "", "8"),
             ("canary_connections_evicted_total", "", "7"),
+            ("canary_http_responses_total", r#",class="5xx""#, "13"),
+            ("canary_connections_cut_total", "", "14"),
             ("canary_backend_state", r#",state="active""#, "1"),
             ("canary_backend_state", r#",state="draining""#, "0"),
             ("canary_backend_state", r#",state="drained""#, "0"),
@@ -478,6 +618,7 @@ mod tests {
 
     #[test]
     fn families_are_whole_and_series_are_unique() {
+        const START: &str = "canary_start_time_seconds";
         let text = render(&status(), &gauges());
         let mut families = BTreeSet::new();
         let mut series = BTreeSet::new();
@@ -488,15 +629,44 @@ mod tests {
                 assert!(families.insert(name.to_owned()), "{name} twice");
                 let kind = lines.next().unwrap().strip_prefix(&format!("# TYPE {name} ")).unwrap();
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+                assert_eq!(kind == "histogram", name.ends_with("_seconds") && name != START);
                 assert!(lines.peek().is_some_and(|l| l.starts_with(name)), "{name} is empty");
                 name.clone_into(&mut current);
             } else {
                 let key = line.rsplit_once(' ').unwrap().0;
-                assert_eq!(key.split('{').next(), Some(current.as_str()));
+                let of = key.split('{').next().unwrap();
+                let part = |suffix| of.strip_suffix(suffix) == Some(current.as_str());
+                assert!(of == current || ["_bucket", "_sum", "_count"].into_iter().any(part));
                 assert!(series.insert(key.to_owned()), "{key} twice");
             }
         }
         assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let mut status = status();
+        let mut histogram = Histogram { sum: 4_000_000, ..Histogram::default() };
+        for (seconds, count) in [(1e-6, 1), (1e-3, 10), (0.5, 100), (100.0, 1000)] {
+            histogram.counts[Histogram::bucket((seconds * 1e9 / 256.0) as u32)] += count;
+        }
+        status.services[0].tracks[1].backends[0].first_byte_seconds = Times::of(&histogram);
+        let text = render(&status, &gauges());
+        let of = r#"{service="web",track="canary",backend="[2001:db8::21]:8080""#;
+        let bucket = format!("canary_first_byte_seconds_bucket{of},le=\"");
+        let found: Vec<(f64, u64)> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(&bucket)?.split_once("\"} "))
+            .map(|(bound, count)| (bound.parse().unwrap(), count.parse().unwrap()))
+            .collect();
+        assert!(found.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{found:?}");
+        let at = |seconds| found.iter().rfind(|(bound, _)| *bound <= seconds).unwrap().1;
+        assert_eq!(
+            [at(100e-6), at(0.0015), at(0.8), at(60.0), at(f64::INFINITY)],
+            [1, 11, 111, 111, 1111]
+        );
+        has(&text, &format!("canary_first_byte_seconds_sum{of}}} 1.024"));
+        has(&text, &format!("canary_first_byte_seconds_count{of}}} 1111"));
     }
 
     #[test]

@@ -16,7 +16,13 @@ use canary_common::Reason;
 
 fn backend(address: &str, state: &str) -> BackendStatus {
     let counters = Counters { connections: 7, bytes_out: u64::MAX, ..Counters::default() };
-    BackendStatus { address: address.into(), state: state.into(), weight: 1, counters }
+    BackendStatus {
+        address: address.into(),
+        state: state.into(),
+        weight: 1,
+        counters,
+        ..BackendStatus::default()
+    }
 }
 
 fn service(name: &str) -> ServiceStatus {

@@ -25,6 +25,8 @@ pub struct Frame {
     pub payload: Vec<u8>,
     /// Wrong by this much, for what comes in broken.
     pub checksum_error: u16,
+    /// TCP's window.
+    pub window: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +63,22 @@ impl Frame {
             ip_options: Vec::new(),
             payload: Vec::new(),
             checksum_error: 0,
+            window: 0x2000,
         }
     }
 
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
+        self
+    }
+
+    /// With a sequence number so much higher.
+    #[must_use]
+    pub fn later(mut self, bytes: u32) -> Self {
+        if let Transport::Tcp { seq, .. } = &mut self.transport {
+            *seq = seq.wrapping_add(bytes);
+        }
         self
     }
 
@@ -143,7 +155,9 @@ impl Frame {
             Transport::Tcp { flags, seq, ack } => {
                 segment.extend(seq.to_be_bytes());
                 segment.extend(ack.to_be_bytes());
-                segment.extend([5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
+                segment.extend([5 << 4, flags]);
+                segment.extend(self.window.to_be_bytes());
+                segment.extend([0; 4]);
                 16
             }
             Transport::Udp | Transport::UdpUnchecked => {

@@ -15,7 +15,7 @@ use canary::{
 };
 use canary_common::{
     Address, Backend, BackendFlags, Cell, DirectoryKey, EntryKind, FrameAddresses, HashKeys,
-    Reason, Service, ServiceFlags, SharedCell, Split, Timeouts, Track, WeightTable,
+    Reason, Service, ServiceFlags, SharedCell, Signals, Split, Timeouts, Track, WeightTable,
 };
 
 /// XDP actions.
@@ -79,7 +79,7 @@ impl Plane {
     /// # Errors
     /// Without root, or where the kernel refuses.
     pub fn new(flows: u32) -> Result<Self> {
-        Self::open(flows, false)
+        Self::open(flows, false, Signals::ALL)
     }
 
     /// The same with the program's own log switched on.
@@ -87,13 +87,21 @@ impl Plane {
     /// # Errors
     /// Without root, or where the kernel refuses.
     pub fn logging(flows: u32) -> Result<Self> {
-        Self::open(flows, true)
+        Self::open(flows, true, Signals::ALL)
     }
 
-    fn open(flows: u32, log: bool) -> Result<Self> {
+    /// The same with these signals only, switched at load.
+    ///
+    /// # Errors
+    /// Without root, or where the kernel refuses.
+    pub fn with_signals(flows: u32, signals: u16) -> Result<Self> {
+        Self::open(flows, false, signals)
+    }
+
+    fn open(flows: u32, log: bool, signals: u16) -> Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
-        let options = OpenOptions { bpffs: bpffs.clone(), flows, log, sole: false };
+        let options = OpenOptions { bpffs: bpffs.clone(), flows, log, signals, sole: false };
         let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
         Ok(Self {
             inner: Some(inner),
@@ -127,6 +135,7 @@ impl Plane {
             protocol,
             flags: ServiceFlags::PRESENT | flags,
             timeouts: TIMEOUTS,
+            signals: Signals::ALL,
             pick: HashKeys::from_seed(u64::from(number)),
             table_size: [TABLE_SIZE; 2],
             ..Service::default()
@@ -250,7 +259,13 @@ impl Plane {
     /// How to open the same maps once more.
     #[must_use]
     pub fn options(&self) -> OpenOptions {
-        OpenOptions { bpffs: self.bpffs.clone(), flows: 1, log: false, sole: false }
+        OpenOptions {
+            bpffs: self.bpffs.clone(),
+            flows: 1,
+            log: false,
+            signals: Signals::ALL,
+            sole: false,
+        }
     }
 
     /// One packet through the program.

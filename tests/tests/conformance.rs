@@ -196,16 +196,21 @@ fn wait_jiffies(bed: &mut Bed, jiffies: u32) {
 fn tcp_both_ways_and_its_end() {
     both(false, |bed| {
         bed.handshake()?;
+        let mut sent = 0;
         for len in [0, 1, 2, 3, 255, 1400] {
             let payload = vec![0xa5; len];
-            bed.forwarded(&bed.client_says(ACK).payload(&payload), Reason::Pinned, |_| ())?;
-            bed.replied(&bed.backend_says(ACK).payload(&payload), |_| ())?;
+            let question = bed.client_says(ACK).later(sent).payload(&payload);
+            bed.forwarded(&question, Reason::Pinned, |_| ())?;
+            let answer = bed.backend_says(ACK).later(sent).payload(&payload);
+            bed.replied(&answer, |_| ())?;
+            sent += len as u32;
         }
-        bed.forwarded(&bed.client_says(FIN | ACK), Reason::Pinned, |_| ())?;
-        bed.forwarded(&bed.client_says(FIN | ACK), Reason::Pinned, |_| ())?;
-        bed.replied(&bed.backend_says(FIN | ACK), |c| c.closed += 1)?;
+        let (asked, answered) = (bed.client_says(FIN | ACK), bed.backend_says(FIN | ACK));
+        bed.forwarded(&asked.clone().later(sent), Reason::Pinned, |_| ())?;
+        bed.forwarded(&asked.later(sent), Reason::Pinned, |_| ())?;
+        bed.replied(&answered.later(sent), |c| c.closed += 1)?;
         // A RST after a FIN each way is no failure.
-        bed.replied(&bed.backend_says(RST), |_| ())?;
+        bed.replied(&bed.backend_says(RST), |c| c.resets_backend_after_fin += 1)?;
         bed.forwarded(&bed.client_says(RST), Reason::Pinned, |_| ())
     });
 }
@@ -395,7 +400,7 @@ fn refused_and_reset_are_told_apart() {
         bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
         // One that does not acknowledge the SYN is forwarded and not believed.
         let forged = Frame::tcp(bed.stable, bed.client, RST, 0, 0);
-        bed.replied(&forged, |_| ())?;
+        bed.replied(&forged, |c| c.resets_backend_implausible += 1)?;
         let refusal = Frame::tcp(bed.stable, bed.client, RST | ACK, 0, ISN + 1);
         bed.replied(&refusal, |c| c.refused += 1)?;
         bed.replied(&refusal, |_| ())?;
@@ -403,7 +408,7 @@ fn refused_and_reset_are_told_apart() {
         bed.client.set_port(40_001);
         bed.handshake()?;
         let far = Frame::tcp(bed.stable, bed.client, RST, BACKEND_ISN + (64 << 20), 0);
-        bed.replied(&far, |_| ())?;
+        bed.replied(&far, |c| c.resets_backend_implausible += 1)?;
         bed.replied(&bed.backend_says(RST), |c| c.resets_backend += 1)?;
         bed.replied(&bed.backend_says(RST), |_| ())?;
 

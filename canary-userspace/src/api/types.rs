@@ -1,6 +1,7 @@
 //! What the API answers. Keys of [`Status`] may be added, never renamed or
 //! removed: scripts rely on them.
 
+use canary_common::{Histogram, Ticks};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`, and `canary status --json`.
@@ -92,10 +93,48 @@ pub struct BackendStatus {
     pub weight: u32,
     #[serde(flatten)]
     pub counters: Counters,
+    /// First SYN to SYN-ACK.
+    #[serde(default)]
+    pub handshake_seconds: Times,
+    /// First byte of what a client sent to the first byte of the answer.
+    #[serde(default)]
+    pub first_byte_seconds: Times,
+}
+
+/// Times in seconds, since the data plane was loaded. Quantiles are upper
+/// bounds of the buckets where they fall, four of which are an octave; `null`
+/// without a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    pub count: u64,
+    pub sum: f64,
+    pub p50: Option<f64>,
+    pub p90: Option<f64>,
+    pub p99: Option<f64>,
+    /// Upper bound and count of each bucket that is not empty; `null` is the
+    /// bound of the last.
+    pub buckets: Vec<(Option<f64>, u64)>,
+}
+
+impl Times {
+    #[must_use]
+    pub fn of(histogram: &Histogram) -> Self {
+        let bound = |bucket| Histogram::upper_bound(bucket).map(Ticks::seconds);
+        let buckets = histogram.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        Self {
+            count: histogram.count(),
+            sum: Ticks::seconds(histogram.sum),
+            p50: histogram.quantile(0.5),
+            p90: histogram.quantile(0.9),
+            p99: histogram.quantile(0.99),
+            buckets: buckets.map(|(bucket, count)| (bound(bucket), *count)).collect(),
+        }
+    }
 }
 
 /// Since the data plane was loaded. Bytes are IP bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     pub connections: u64,
     /// A gauge: live pins.
@@ -113,6 +152,27 @@ pub struct Counters {
     pub closed: u64,
     pub midstream: u64,
     pub evicted: u64,
+    pub resets_backend_after_data: u64,
+    pub resets_client_after_data: u64,
+    pub resets_backend_after_fin: u64,
+    pub resets_client_after_fin: u64,
+    pub resets_backend_implausible: u64,
+    pub resets_client_implausible: u64,
+    pub retransmits_backend: u64,
+    pub retransmits_client: u64,
+    pub zero_windows_backend: u64,
+    pub zero_windows_client: u64,
+    pub http_1xx: u64,
+    pub http_2xx: u64,
+    pub http_3xx: u64,
+    pub http_4xx: u64,
+    pub http_5xx: u64,
+    /// Connections with at least one 5xx.
+    pub connections_5xx: u64,
+    pub tls_alerts_backend: u64,
+    pub tls_alerts_client: u64,
+    /// Established connections that went silent while the client waited.
+    pub idle_cuts: u64,
 }
 
 /// `GET` and `PUT /v1/services/{service}/weight`; the answer of both.

@@ -75,6 +75,7 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
     for service in &status.services {
         text.push_str(&headline(service, colours));
         text.push_str(&backends(service));
+        text.push_str(&answers(service));
         text.push('\n');
     }
     text.push_str(&data_plane(&status.data_plane, colours));
@@ -130,6 +131,61 @@ fn backends(service: &ServiceStatus) -> String {
         rows.extend(track.backends.iter().map(|backend| row(&track.name, backend)));
     }
     table(&rows)
+}
+
+/// What the backends' answers tell, where there were any.
+fn answers(service: &ServiceStatus) -> String {
+    let head = [
+        "track",
+        "backend",
+        "",
+        "handshake p50",
+        "p99",
+        "first byte p50",
+        "p99",
+        "4xx",
+        "5xx",
+        "conns 5xx",
+        "alerts",
+        "cut",
+        "rtx-b",
+        "rtx-c",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let mut any = false;
+    for track in &service.tracks {
+        for backend in &track.backends {
+            let (counters, syn) = (&backend.counters, &backend.handshake_seconds);
+            let first = &backend.first_byte_seconds;
+            any |= syn.count + first.count > 0;
+            let mut row = vec![track.name.clone(), backend.address.clone(), String::new()];
+            row.extend([syn.p50, syn.p99, first.p50, first.p99].map(time));
+            row.extend(
+                [
+                    counters.http_4xx,
+                    counters.http_5xx,
+                    counters.connections_5xx,
+                    counters.tls_alerts_backend + counters.tls_alerts_client,
+                    counters.idle_cuts,
+                    counters.retransmits_backend,
+                    counters.retransmits_client,
+                ]
+                .map(|count| count.to_string()),
+            );
+            rows.push(row);
+        }
+    }
+    if any { table(&rows) } else { String::new() }
+}
+
+/// Seconds with a unit that suits them.
+fn time(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".to_owned(),
+        Some(s) if s < 1e-3 => format!("{:.0} µs", s * 1e6),
+        Some(s) if s < 1.0 => format!("{:.1} ms", s * 1e3),
+        Some(s) => format!("{s:.2} s"),
+    }
 }
 
 fn row(track: &str, backend: &BackendStatus) -> Vec<String> {
@@ -195,6 +251,15 @@ mod tests {
     }
 
     #[test]
+    fn times_are_readable() {
+        for (seconds, text) in
+            [(None, "-"), (Some(42e-6), "42 µs"), (Some(1.5e-3), "1.5 ms"), (Some(2.0), "2.00 s")]
+        {
+            assert_eq!(time(seconds), text);
+        }
+    }
+
+    #[test]
     fn bytes_are_readable() {
         for (count, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB")]
         {
@@ -203,7 +268,13 @@ mod tests {
     }
 
     fn backend(address: &str, state: &str, counters: Counters) -> BackendStatus {
-        BackendStatus { address: address.to_owned(), state: state.to_owned(), weight: 1, counters }
+        BackendStatus {
+            address: address.to_owned(),
+            state: state.to_owned(),
+            weight: 1,
+            counters,
+            ..BackendStatus::default()
+        }
     }
 
     fn service() -> ServiceStatus {
@@ -276,6 +347,21 @@ on eth0 (native), eth1 (gone); 1240 live flows, 4 of them in overflow, room for 
 ! eth1 is gone
 "
         );
+    }
+
+    #[test]
+    fn answers_show_once_there_are_any() {
+        let mut service = service();
+        assert_eq!(answers(&service), "");
+        let canary = &mut service.tracks[1].backends[0];
+        let mut histogram = canary_common::Histogram::default();
+        histogram.counts[canary_common::Histogram::bucket(4000)] = 7;
+        canary.first_byte_seconds = crate::api::types::Times::of(&histogram);
+        canary.counters.http_5xx = 3;
+        let lines: Vec<String> = answers(&service).lines().map(str::to_owned).collect();
+        let cells: Vec<_> = lines[2].split_whitespace().collect();
+        assert_eq!(cells[..3], ["canary", "10.0.0.21:8080", "-"]);
+        assert_eq!(cells[4..10], ["1.0", "ms", "1.0", "ms", "0", "3"], "{lines:?}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) const TOP: Kind = Kind {
         "log",
         "timeouts",
         "rollback",
+        "signals",
         "service",
     ],
 };
@@ -58,6 +59,7 @@ pub(super) const SERVICE: Kind = Kind {
         "table_size",
         "timeouts",
         "rollback",
+        "signals",
     ],
 };
 pub(super) const BACKEND: Kind =

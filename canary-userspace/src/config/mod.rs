@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use canary_common::Signals;
 use toml::de::DeTable;
 
 use self::{mistakes::Problems, read::Draft, service::DraftService};
@@ -89,6 +90,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub metrics: Metrics,
     pub log: Log,
+    /// [`Signals`] that the kernel program reads at all.
+    pub signals: u16,
     /// By name, sorted.
     pub services: Vec<Service>,
 }
@@ -168,6 +171,8 @@ pub struct Service {
     pub table_size: u32,
     pub timeouts: Timeouts,
     pub rollback: Rollback,
+    /// [`Signals`] that are read for this service.
+    pub signals: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +215,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/canary"),
             metrics: Metrics::default(),
             log: Log::default(),
+            signals: Signals::ALL,
             services: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use canary_common::Signals;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -75,8 +76,29 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
     config.log = read_log(top, problems);
     let timeouts = read_timeouts(top, Timeouts::default(), problems);
     let rollback = read_rollback(top, Rollback::default(), problems);
-    let services = read_services(top, timeouts, rollback, problems);
+    config.signals = read_signals(top, config.signals, problems);
+    let services = read_services(top, timeouts, rollback, config.signals, problems);
     Draft { config, interfaces, metrics_listen, services }
+}
+
+/// The list `signals`; all that there may be, where there is none.
+pub(super) fn read_signals(table: &DeTable<'_>, most: u16, problems: &mut Problems<'_>) -> u16 {
+    let Some(list) = field(table, "signals") else { return most };
+    let Some(elements) = list.list(problems, "\"http\"") else { return most };
+    let mut signals = 0;
+    for element in elements {
+        let field = Field { key: "signals", value: element.get_ref(), at: element.span() };
+        let signal = field.choice(problems, &Signals::NAMES).unwrap_or(0);
+        if signal & !most != 0 {
+            problems.add(
+                element.span(),
+                "the list `signals` at the top of the file leaves this out",
+                "write it there too, or leave it out here",
+            );
+        }
+        signals |= signal;
+    }
+    signals
 }
 
 /// The names in `interfaces` that could be read, without a check of the rest.

@@ -14,7 +14,7 @@ use super::{
     field::{Field, field},
     keys::{self, check_unknown},
     mistakes::Problems,
-    read::{read_rollback, read_timeouts},
+    read::{read_rollback, read_signals, read_timeouts},
 };
 
 const MAX_NAME: usize = 63;
@@ -34,6 +34,7 @@ pub(super) struct DraftService {
     pub(super) table_size: Option<Spanned<u32>>,
     pub(super) timeouts: Timeouts,
     pub(super) rollback: Rollback,
+    pub(super) signals: u16,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +51,7 @@ pub(super) fn read_services(
     top: &DeTable<'_>,
     timeouts: Timeouts,
     rollback: Rollback,
+    signals: u16,
     problems: &mut Problems<'_>,
 ) -> Vec<DraftService> {
     let example = "write a table [service.web] with `listen` and `stable`";
@@ -83,7 +85,7 @@ pub(super) fn read_services(
             }
             continue;
         };
-        drafts.push(read_service(name, service, timeouts, rollback, problems));
+        drafts.push(read_service(name, service, (timeouts, rollback, signals), problems));
     }
     drafts.sort_by_key(|service| service.name.span().start);
     drafts
@@ -107,8 +109,7 @@ fn check_name(name: &Spanned<String>, problems: &mut Problems<'_>) {
 fn read_service(
     name: Spanned<String>,
     table: &DeTable<'_>,
-    timeouts: Timeouts,
-    rollback: Rollback,
+    (timeouts, rollback, signals): (Timeouts, Rollback, u16),
     problems: &mut Problems<'_>,
 ) -> DraftService {
     check_unknown(table, &keys::SERVICE, problems);
@@ -138,6 +139,7 @@ fn read_service(
         }),
         timeouts: read_timeouts(table, timeouts, problems),
         rollback: read_rollback(table, rollback, problems),
+        signals: read_signals(table, signals, problems),
         name,
     }
 }
@@ -236,6 +238,7 @@ impl DraftService {
             table_size: self.table_size.map_or(DEFAULT_TABLE_SIZE, Spanned::into_inner),
             timeouts: self.timeouts,
             rollback: self.rollback,
+            signals: self.signals,
             name: self.name.into_inner(),
         })
     }

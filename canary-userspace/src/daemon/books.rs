@@ -9,9 +9,9 @@ use std::{
     net::SocketAddr,
 };
 
-use canary_common::{Cell, SharedCell};
+use canary_common::{Cell, Latencies, SharedCell};
 
-use super::store::SavedBook;
+use super::store::{SavedBook, SavedTimes};
 use crate::{api::types::Counters, controller::Tally, plan::Observed};
 
 /// A backend of a service, by name.
@@ -23,6 +23,7 @@ pub(super) type Counts = (Cell, SharedCell);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     base: (Cell, SharedCell),
+    base_times: Latencies,
     cells: BTreeSet<u16>,
 }
 
@@ -55,6 +56,16 @@ impl Books {
         Ok(sum)
     }
 
+    /// A backend's times over all epochs.
+    pub(super) fn times(&self, key: &Key, read: impl Fn(u16) -> Latencies) -> Latencies {
+        let Some(book) = self.0.get(key) else { return Latencies::default() };
+        let mut sum = book.base_times;
+        for &cell in &book.cells {
+            sum.add(&read(cell));
+        }
+        sum
+    }
+
     /// Cells that no backend books new flows to any more.
     pub(super) fn retired(&self, observed: &Observed) -> BTreeSet<u16> {
         let current: BTreeSet<u16> = observed.backends.values().flat_map(|b| b.cells).collect();
@@ -68,6 +79,7 @@ impl Books {
         observed: &mut Observed,
         over: &BTreeSet<u16>,
         read: impl Fn(u16) -> Result<Counts, E>,
+        times: impl Fn(u16) -> Latencies,
     ) -> Result<bool, E> {
         let retired = self.retired(observed);
         let mut folded = false;
@@ -76,6 +88,7 @@ impl Books {
             for cell in over.copied().collect::<Vec<u16>>() {
                 let counts = read(cell)?;
                 add(&mut book.base, &counts);
+                book.base_times.add(&times(cell));
                 book.cells.remove(&cell);
                 observed.cells.remove(&cell);
                 folded = true;
@@ -96,7 +109,9 @@ impl Books {
                 service: service.clone(),
                 backend: backend.to_string(),
                 cells: book.cells.clone(),
-                base: numbers(&book.base).to_vec(),
+                base: numbers(&book.base),
+                times: [&book.base_times.handshake, &book.base_times.first_byte]
+                    .map(SavedTimes::of),
             })
             .collect()
     }
@@ -105,8 +120,11 @@ impl Books {
     pub(super) fn restore(saved: &[SavedBook]) -> Self {
         let book = |saved: &SavedBook| {
             let key = (saved.service.clone(), saved.backend.parse().ok()?);
-            let base = from_numbers(&saved.base)?;
-            Some((key, Book { base, cells: saved.cells.clone() }))
+            let [handshake, first_byte] = &saved.times;
+            let base_times =
+                Latencies { handshake: handshake.histogram(), first_byte: first_byte.histogram() };
+            let base = from_numbers(&saved.base);
+            Some((key, Book { base, base_times, cells: saved.cells.clone() }))
         };
         Self(saved.iter().filter_map(book).collect())
     }
@@ -114,8 +132,7 @@ impl Books {
 
 pub(super) fn add(sum: &mut Counts, counts: &Counts) {
     sum.0.add(&counts.0);
-    sum.1.handshake_timeouts += counts.1.handshake_timeouts;
-    sum.1.evicted += counts.1.evicted;
+    sum.1.add(&counts.1);
 }
 
 /// One connection, one failure: the program books each flow as bad once.
@@ -143,46 +160,45 @@ pub(super) fn counters((cell, shared): &Counts, active: u64) -> Counters {
         closed: cell.closed,
         midstream: cell.midstream,
         evicted: shared.evicted,
+        resets_backend_after_data: cell.resets_backend_after_data,
+        resets_client_after_data: cell.resets_client_after_data,
+        resets_backend_after_fin: cell.resets_backend_after_fin,
+        resets_client_after_fin: cell.resets_client_after_fin,
+        resets_backend_implausible: cell.resets_backend_implausible,
+        resets_client_implausible: cell.resets_client_implausible,
+        retransmits_backend: cell.retransmits_backend,
+        retransmits_client: cell.retransmits_client,
+        zero_windows_backend: cell.zero_windows_backend,
+        zero_windows_client: cell.zero_windows_client,
+        http_1xx: cell.http_1xx,
+        http_2xx: cell.http_2xx,
+        http_3xx: cell.http_3xx,
+        http_4xx: cell.http_4xx,
+        http_5xx: cell.http_5xx,
+        connections_5xx: cell.connections_5xx,
+        tls_alerts_backend: cell.tls_alerts_backend,
+        tls_alerts_client: cell.tls_alerts_client,
+        idle_cuts: shared.idle_cuts,
     }
 }
 
-fn numbers((cell, shared): &Counts) -> [u64; 14] {
-    [
-        cell.packets_in,
-        cell.bytes_in,
-        cell.packets_out,
-        cell.bytes_out,
-        cell.connections,
-        cell.established,
-        cell.midstream,
-        cell.refused,
-        cell.resets_backend,
-        cell.resets_client,
-        cell.syn_retransmits,
-        cell.closed,
-        shared.handshake_timeouts,
-        shared.evicted,
-    ]
+/// By name, so that an upgrade may add some.
+fn numbers((cell, shared): &Counts) -> BTreeMap<String, u64> {
+    let cell = Cell::NAMES.iter().zip(cell.values());
+    let shared = SharedCell::NAMES.iter().zip(shared.values());
+    let counted = cell.chain(shared).filter(|(_, value)| *value > 0);
+    counted.map(|(name, value)| ((*name).to_owned(), value)).collect()
 }
 
-fn from_numbers(numbers: &[u64]) -> Option<Counts> {
-    let n: [u64; 14] = numbers.try_into().ok()?;
-    let cell = Cell {
-        packets_in: n[0],
-        bytes_in: n[1],
-        packets_out: n[2],
-        bytes_out: n[3],
-        connections: n[4],
-        established: n[5],
-        midstream: n[6],
-        refused: n[7],
-        resets_backend: n[8],
-        resets_client: n[9],
-        syn_retransmits: n[10],
-        closed: n[11],
-        ..Cell::default()
-    };
-    Some((cell, SharedCell { handshake_timeouts: n[12], evicted: n[13] }))
+fn from_numbers(numbers: &BTreeMap<String, u64>) -> Counts {
+    let mut counts = Counts::default();
+    for (name, value) in numbers {
+        let (cell, shared) = &mut counts;
+        if let Some(field) = cell.field_mut(name).or_else(|| shared.field_mut(name)) {
+            *field = *value;
+        }
+    }
+    counts
 }
 
 #[cfg(test)]
@@ -198,19 +214,27 @@ mod tests {
             let cell = Cell { connections: 10 * u64::from(cell), ..Cell::default() };
             Ok::<_, ()>((cell, SharedCell::default()))
         };
+        let times = |cell: u16| {
+            let mut times = Latencies::default();
+            times.first_byte.counts[7] = u64::from(cell);
+            times.first_byte.sum = 10 * u64::from(cell);
+            times
+        };
         let mut observed = Observed { cells: [1, 2].into(), ..Observed::default() };
         // Cell 1 still has a flow, cell 2 has none.
         let over = [2].into();
         let owner = canary_common::Backend { cells: [1, 2], ..Default::default() };
         observed.backends.insert(7, owner);
-        assert_eq!(books.fold(&mut observed, &over, read), Ok(false), "2 is current");
+        assert_eq!(books.fold(&mut observed, &over, read, times), Ok(false), "2 is current");
         observed.backends.clear();
         assert_eq!(books.retired(&observed), [1, 2].into());
-        assert_eq!(books.fold(&mut observed, &over, read), Ok(true));
+        assert_eq!(books.fold(&mut observed, &over, read, times), Ok(true));
         assert_eq!(observed.cells, [1].into());
-        let total = books.total(&key, read).map(|counts| counts.0.connections);
-        assert_eq!(total, Ok(30));
-        let restored = Books::restore(&books.save());
-        assert_eq!(restored.total(&key, read).map(|c| c.0.connections), Ok(30));
+        for books in [&books, &Books::restore(&books.save())] {
+            let total = books.total(&key, read).map(|counts| counts.0.connections);
+            assert_eq!(total, Ok(30));
+            let first_byte = books.times(&key, times).first_byte;
+            assert_eq!((first_byte.counts[7], first_byte.sum), (3, 30));
+        }
     }
 }

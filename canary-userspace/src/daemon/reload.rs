@@ -114,6 +114,7 @@ fn needs_restart(old: &Config, new: &Config) -> Result<(), Refusal> {
         ("state_dir", old.state_dir != new.state_dir),
         ("[metrics]", old.metrics != new.metrics),
         ("[log]", old.log != new.log),
+        ("signals", old.signals != new.signals),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))

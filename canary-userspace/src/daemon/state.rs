@@ -65,6 +65,7 @@ impl Daemon {
             bpffs: config.bpffs.clone(),
             flows: config.flows,
             log: config.log.data_plane,
+            signals: config.signals,
             sole: true,
         };
         let (plane, mut observed) = Dataplane::open(&options)?;

@@ -14,7 +14,7 @@ use crate::{
         request::Refusal,
         types::{
             Attached, BackendStatus, DataPlane, FlowTableStatus, RolloutStatus, ServiceStatus,
-            SplitStatus, Status, TrackStatus, Verdict,
+            SplitStatus, Status, Times, TrackStatus, Verdict,
         },
     },
     config, metrics,
@@ -142,8 +142,9 @@ impl Daemon {
     ) -> Result<BackendStatus, Refusal> {
         let number = self.backend_number(service, backend);
         let active = number.map_or(0, |number| pins.of(number));
-        let total =
-            self.total(&(service.name.clone(), backend.address)).map_err(Refusal::internal)?;
+        let key = (service.name.clone(), backend.address);
+        let total = self.total(&key).map_err(Refusal::internal)?;
+        let times = self.times(&key);
         let drained = self
             .runtime
             .get(&service.name)
@@ -159,6 +160,8 @@ impl Daemon {
             state: state.to_owned(),
             weight: backend.weight,
             counters: books::counters(&total, active),
+            handshake_seconds: Times::of(&times.handshake),
+            first_byte_seconds: Times::of(&times.first_byte),
         })
     }
 

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use canary_common::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// The file's content.
@@ -37,8 +38,34 @@ pub(super) struct SavedBook {
     pub(super) service: String,
     pub(super) backend: String,
     pub(super) cells: BTreeSet<u16>,
-    /// The counters in the order of the cell's fields.
-    pub(super) base: Vec<u64>,
+    /// Counters that are not 0, by the names of the cell's fields.
+    pub(super) base: BTreeMap<String, u64>,
+    /// Of handshakes and of first bytes.
+    pub(super) times: [SavedTimes; 2],
+}
+
+/// A histogram: its sum, and the buckets that are not 0.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedTimes {
+    sum: u64,
+    counts: BTreeMap<usize, u64>,
+}
+
+impl SavedTimes {
+    pub(super) fn of(histogram: &Histogram) -> Self {
+        let counts = histogram.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
+        Self { sum: histogram.sum, counts: counts.collect() }
+    }
+
+    pub(super) fn histogram(&self) -> Histogram {
+        let mut histogram = Histogram { sum: self.sum, ..Histogram::default() };
+        for (bucket, count) in &self.counts {
+            if let Some(place) = histogram.counts.get_mut(*bucket) {
+                *place = *count;
+            }
+        }
+        histogram
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::SystemTime};
 
 use anyhow::{Context as _, Result};
-use canary_common::{Split, Track, WeightTable};
+use canary_common::{Latencies, Split, Track, WeightTable};
 
 use super::{
     books::{self, Counts, Key},
@@ -57,7 +57,8 @@ impl Daemon {
         let living = &self.scan.last.cells;
         let over: BTreeSet<u16> = self.retired.difference(living).copied().collect();
         let plane = self.plane.as_ref().context("detached")?;
-        let folded = self.books.fold(&mut self.observed, &over, |cell| plane.cell(cell))?;
+        let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
+        let folded = self.books.fold(&mut self.observed, &over, read, times)?;
         // Of flows from before a daemon whose state was lost.
         let booked = self.books.cells();
         self.observed.cells.retain(|cell| booked.contains(cell) || living.contains(cell));
@@ -147,6 +148,12 @@ impl Daemon {
             books::add(&mut sum, &total);
         }
         Ok(sum)
+    }
+
+    /// A backend's times over all epochs.
+    pub(super) fn times(&self, key: &Key) -> Latencies {
+        let plane = self.plane.as_ref();
+        self.books.times(key, |cell| plane.map_or_else(Default::default, |p| p.latencies(cell)))
     }
 
     /// A backend's counts over all epochs.

@@ -4,9 +4,7 @@
 use std::{collections::BTreeSet, mem::offset_of, ops::Range, sync::Mutex, sync::atomic::Ordering};
 
 use aya::maps::{HashMap, MapData};
-use canary_common::{
-    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, SharedCell, WAYS, deadline_passed,
-};
+use canary_common::{Bucket, Ctl, Flow, FlowKey, FlowState, SharedCell, WAYS, deadline_passed};
 
 use super::mapping::Mapping;
 
@@ -37,6 +35,8 @@ pub struct Swept {
     pub freed: u64,
     /// Handshakes without an answer among them, now booked.
     pub handshake_timeouts: u64,
+    /// Flows whose client waited for an answer, now booked.
+    pub idle_cuts: u64,
 }
 
 const CTL: usize = offset_of!(Flow, ctl);
@@ -146,14 +146,18 @@ impl FlowTable {
     }
 
     fn book_end(&self, flow: &Flow, ctl: Ctl, swept: &mut Swept) {
-        const NOT_A_TIMEOUT: u16 =
-            FlowFlags::ANSWERED | FlowFlags::MIDSTREAM | FlowFlags::BAD | FlowFlags::RESET;
         swept.freed += 1;
-        if ctl.state() == FlowState::HalfOpen && ctl.flags() & NOT_A_TIMEOUT == 0 {
+        let book = |field| {
+            let word = self.shared_cells.word(u32::from(flow.cell), field);
+            word.fetch_add(1, Ordering::Relaxed);
+        };
+        if Flow::was_unanswered(ctl) {
             swept.handshake_timeouts += 1;
-            self.shared_cells
-                .word(u32::from(flow.cell), offset_of!(SharedCell, handshake_timeouts))
-                .fetch_add(1, Ordering::Relaxed);
+            book(offset_of!(SharedCell, handshake_timeouts));
+        }
+        if Flow::was_cut(ctl, flow.waiting_since) {
+            swept.idle_cuts += 1;
+            book(offset_of!(SharedCell, idle_cuts));
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "SETTINGS",
     "SERVICES",
     "BACKENDS",
@@ -29,6 +29,7 @@ const PINNED: [&str; 12] = [
     "OVERFLOW",
     "CELLS",
     "SHARED_CELLS",
+    "LATENCIES",
     "REASONS",
     "INTERFACES",
 ];
@@ -109,6 +110,7 @@ fn assemble(
         tables: typed(&mut ebpf, "TABLES")?,
         cells: typed(&mut ebpf, "CELLS")?,
         reasons: typed(&mut ebpf, "REASONS")?,
+        latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
         interfaces: typed(&mut ebpf, "INTERFACES")?,
         flow_table: Arc::new(flow_table),
         shared_cells,
@@ -127,12 +129,14 @@ fn load_object(
 ) -> Result<Ebpf, DataplaneError> {
     let mask = buckets - 1;
     let log = u32::from(options.log);
+    let signals = u32::from(options.signals);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOW_BUCKET_MASK", &mask, true)
         .override_global("JIFFIES_PER_SECOND", &hz, true)
         .override_global("HASH_KEYS", keys, true)
         .override_global("LOG", &log, true)
+        .override_global("SIGNALS", &signals, true)
         .map_max_entries("FLOWS", buckets)
         .map_max_entries("OVERFLOW", overflow_for(buckets));
     for name in PINNED {

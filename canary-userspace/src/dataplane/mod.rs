@@ -18,7 +18,7 @@ use aya::{
 };
 use canary_common::{
     Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, HashKeys,
-    Reason, Service, Settings, SharedCell, TABLE_WORD,
+    Latencies, Reason, Service, Settings, SharedCell, TABLE_WORD,
 };
 
 pub use attach::Attachment;
@@ -44,6 +44,8 @@ pub struct OpenOptions {
     pub flows: u32,
     /// Log sampled messages of the program.
     pub log: bool,
+    /// [`canary_common::Signals`] that the program reads at all.
+    pub signals: u16,
     /// Nobody else may have these maps open this way.
     pub sole: bool,
 }
@@ -65,6 +67,7 @@ pub struct Dataplane {
     tables: ArrayOfMaps<MapData, Array<MapData, TableWord>>,
     cells: PerCpuArray<MapData, Cell>,
     reasons: PerCpuArray<MapData, u64>,
+    latencies: Mapping<Latencies>,
     interfaces: DevMapHash<MapData>,
     flow_table: Arc<FlowTable>,
     shared_cells: Mapping<SharedCell>,
@@ -166,6 +169,7 @@ impl Dataplane {
             .context(|| "counting CPUs")?;
         self.cells.set(u32::from(cell), zeroes, 0).context(|| format!("clearing cell {cell}"))?;
         self.shared_cells.write(u32::from(cell), &SharedCell::default());
+        self.latencies.write(u32::from(cell), &Latencies::default());
         Ok(())
     }
 
@@ -212,6 +216,11 @@ impl Dataplane {
             sum.add(one);
         }
         Ok((sum, self.shared_cells.read(u32::from(cell))))
+    }
+
+    /// A cell's times.
+    pub fn latencies(&self, cell: u16) -> Latencies {
+        self.latencies.read(u32::from(cell))
     }
 
     /// Packets by [`Reason`], whose value is the index.

@@ -78,6 +78,7 @@ pub(super) fn service_record(desired: &Desired, service: &DesiredService) -> Ser
         port_be: service.config.listen.port().to_be(),
         protocol: protocol_number(service.config.protocol),
         flags,
+        signals: service.config.signals,
         timeouts: service.timeouts(desired.jiffies_per_second),
         pick: HashKeys::from_seed(ring::name_hash(&service.config.seed, 1)),
         table_size: [service.config.table_size; 2],

@@ -6,11 +6,13 @@
 //! A new target is a file with a `check`, a line in [`TARGETS`], and a directory
 //! of its name in `tests/corpus/`.
 
+mod bed;
 pub mod campaign;
 pub mod config;
 pub mod mutate;
 pub mod parser;
 pub mod random;
+pub mod signals;
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -37,7 +39,7 @@ pub struct Target {
 /// makes this one interesting. An `Err`, as a panic, is a finding.
 pub type Check = fn(&[u8]) -> Result<Vec<u64>, String>;
 
-pub const TARGETS: &[Target] = &[parser::TARGET, config::TARGET];
+pub const TARGETS: &[Target] = &[parser::TARGET, signals::TARGET, config::TARGET];
 
 impl Target {
     /// # Errors

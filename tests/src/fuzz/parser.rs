@@ -1,14 +1,15 @@
 //! The packet parser, and the translation of what it found: whatever the bytes,
 //! nothing outside the packet is read or written.
 
-use canary_common::{Address, FrameAddresses, Reason};
+use canary_common::{Address, FrameAddresses, Reason, Signals};
 use canary_ebpf::{
     packet::Packet,
-    parse::{Parsed, Transport, parse, segment},
+    parse::{Parsed, parse},
     rewrite::{End, Translation, rewrite},
+    signals::segment,
 };
 
-use super::{Format, Target, mark};
+use super::{Format, Target, bed::Bed, mark};
 
 pub const TARGET: Target =
     Target { name: "parser", format: Format::Binary, dictionary: DICTIONARY, check };
@@ -44,9 +45,6 @@ const DICTIONARY: &[&[u8]] = &[
     &[0x02, 0x00],
 ];
 
-/// Bytes on either side of the packet that must neither matter nor change.
-const MARGIN: usize = 1024;
-
 /// Everything that can be asked of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fields {
@@ -57,12 +55,14 @@ struct Fields {
     hop_limit: u8,
     ip_bytes: u64,
     reply_frame: [u32; 3],
-    /// Flags, sequence and acknowledgement number of TCP.
-    segment: Option<(u8, u32, u32)>,
+    /// Flags and window; sequence and acknowledgement number, length; the
+    /// data's first bytes.
+    segment: (u8, u16, [u32; 3], [u32; 3]),
 }
 
 impl Fields {
-    fn of(parsed: &Parsed) -> Self {
+    fn of(packet: &Packet, parsed: &Parsed) -> Self {
+        let segment = segment(packet, parsed, true, Signals::ALL);
         Self {
             v6: matches!(parsed.ip, canary_ebpf::parse::Ip::V6(_)),
             protocol: parsed.protocol(),
@@ -71,44 +71,13 @@ impl Fields {
             hop_limit: parsed.hop_limit(),
             ip_bytes: parsed.ip_bytes(),
             reply_frame: parsed.reply_frame().words,
-            segment: match parsed.transport {
-                Transport::Tcp(tcp) => {
-                    let segment = segment(tcp);
-                    Some((segment.flags, segment.seq, segment.ack))
-                }
-                Transport::Udp(_) => None,
-            },
+            segment: (
+                segment.flags,
+                segment.window,
+                [segment.seq, segment.ack, segment.len],
+                segment.head,
+            ),
         }
-    }
-}
-
-/// A packet between margins.
-struct Bed {
-    bytes: Vec<u8>,
-    fill: u8,
-    len: usize,
-}
-
-impl Bed {
-    fn new(packet: &[u8], fill: u8) -> Self {
-        let mut bytes = vec![fill; packet.len() + 2 * MARGIN];
-        bytes[MARGIN..MARGIN + packet.len()].copy_from_slice(packet);
-        Self { bytes, fill, len: packet.len() }
-    }
-
-    fn packet(&mut self) -> Packet {
-        let start = self.bytes.as_mut_ptr().expose_provenance() + MARGIN;
-        // SAFETY: inside of `bytes`, which nothing else touches meanwhile.
-        unsafe { Packet::new(start, start + self.len) }
-    }
-
-    fn inside(&self) -> &[u8] {
-        &self.bytes[MARGIN..MARGIN + self.len]
-    }
-
-    fn margins_are_whole(&self) -> bool {
-        let margin = [self.fill; MARGIN];
-        self.bytes.starts_with(&margin) && self.bytes[MARGIN + self.len..] == margin
     }
 }
 
@@ -118,7 +87,8 @@ type Seen = (Result<Fields, Reason>, [Vec<u8>; 2]);
 
 fn look(packet: &[u8], fill: u8) -> Result<Seen, String> {
     let mut bed = Bed::new(packet, fill);
-    let fields = parse(&bed.packet()).map(|parsed| Fields::of(&parsed));
+    let read = bed.packet();
+    let fields = parse(&read).map(|parsed| Fields::of(&read, &parsed));
     if bed.inside() != packet || !bed.margins_are_whole() {
         return Err("reading a packet has changed it".into());
     }

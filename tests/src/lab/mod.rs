@@ -169,8 +169,13 @@ impl Lab {
     /// that has an XDP program (drivers/net/veth.c, `veth_xdp_flush`). Ours
     /// without a service passes everything.
     fn wake_switch_port(&self) -> Result<()> {
-        let options =
-            OpenOptions { bpffs: self.site.switch_bpffs(), flows: 1024, log: false, sole: true };
+        let options = OpenOptions {
+            bpffs: self.site.switch_bpffs(),
+            flows: 1024,
+            log: false,
+            signals: 0,
+            sole: true,
+        };
         at(self, "net", || {
             let (mut plane, _) = Dataplane::open(&options)?;
             plane.attach(&Self::interface("lb"), canary::config::XdpMode::Native)

@@ -4,7 +4,7 @@ use anyhow::Result;
 use canary_common::{Ctl, Flow as Record, FlowKey};
 
 use super::{
-    CELLS, COUNTERS, Model, Outcome,
+    CELLS, Model, Outcome,
     generate::Generator,
     real::{self, Real},
     shrink::shrink,
@@ -173,6 +173,7 @@ impl<'a> Session<'a> {
             ctl.flags(),
             record.client_seq,
             record.backend_seq,
+            record.waiting_since != 0,
             [record.reply_frame.destination(), record.reply_frame.source()],
         );
         let connection = flow.connection;
@@ -183,6 +184,7 @@ impl<'a> Session<'a> {
             connection.flags,
             connection.client_seq,
             connection.backend_seq,
+            connection.waits,
             flow.reply_macs,
         );
         if theirs != ours {
@@ -202,19 +204,18 @@ impl<'a> Session<'a> {
     fn counters(&mut self) -> Result<Option<String>> {
         let counted = self.real.counted()?;
         for cell in 2..CELLS {
-            let (theirs, ours) = (&counted.counts[cell], &self.model.counts[cell]);
+            let (theirs, ours) = (&counted.booked[cell], &self.model.booked[cell]);
             if theirs != ours {
-                let which = (0..COUNTERS).find(|&i| theirs[i] != ours[i]);
-                return Ok(Some(format!(
-                    "counted in cell {cell}: {theirs:?} instead of {ours:?} (counter {which:?})"
-                )));
+                return Ok(Some(format!("booked in cell {cell}: {theirs:?} instead of {ours:?}")));
             }
-            let (least, more) = (self.model.timeouts[cell], self.model.unfound[cell]);
-            let found = counted.timeouts[cell];
-            if found < least || found > least + more {
+            let (least, more) = (self.model.found[cell], self.model.unfound[cell]);
+            let found = counted.ends[cell];
+            let between = |found, least, more| found >= least && found <= least + more;
+            if !between(found.handshake_timeouts, least.handshake_timeouts, more.handshake_timeouts)
+                || !between(found.idle_cuts, least.idle_cuts, more.idle_cuts)
+            {
                 return Ok(Some(format!(
-                    "{found} handshake timeouts in cell {cell} instead of {least} to {}",
-                    least + more
+                    "{found:?} in cell {cell} instead of {least:?} and up to {more:?} more"
                 )));
             }
         }

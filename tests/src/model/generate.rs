@@ -5,7 +5,7 @@ use canary_common::FlowState;
 
 use super::{
     Model, key,
-    step::{By, Edit, PKT, Pkt, Step},
+    step::{By, Data, Edit, Pkt, Step},
     world::{self, CLIENTS, PORTS, SERVICES, SHARED},
 };
 use crate::frame::{ACK, FIN, RST, SYN};
@@ -179,9 +179,11 @@ impl Generator {
             port,
             by,
             flags,
-            seq: distance(random, flags == SYN),
-            ack: distance(random, false),
-            len: random.weighted(&[(6, 0), (2, 1), (2, 100), (1, 511), (1, 1400)]),
+            seq: distance(random, is_next(state, flags, by, false)),
+            ack: distance(random, is_next(state, flags, by, true)),
+            len: random.weighted(&[(6, 0), (2, 1), (1, 7), (1, 12), (2, 100), (1, 511), (1, 1400)]),
+            data: data(random),
+            window: random.weighted(&[(20, 0x2000), (1, 0), (1, 1)]),
             ttl: random.weighted(&[(40, 64), (1, 0), (1, 1), (1, 2), (1, 255)]),
             options: random.weighted(&[(20, 0), (1, 1), (1, 10)]),
             router: random.below(3) as u8,
@@ -258,8 +260,23 @@ fn backend_flags(random: &mut Random, state: Option<FlowState>) -> u8 {
     }
 }
 
-/// From what the record holds. A handshake's next number is one more.
-fn distance(random: &mut Random, opening: bool) -> i32 {
-    let usual = i32::from(!opening);
-    if random.one_in(3) { random.of(&DISTANCES) } else { usual + PKT.seq }
+/// Whether a number is one after what the record holds: until the handshake is
+/// done that is the client's initial one.
+fn is_next(state: Option<FlowState>, flags: u8, by: By, ack: bool) -> bool {
+    let clients = matches!(by, By::Client | By::Astray) != ack;
+    clients && flags != SYN && matches!(state, None | Some(FlowState::HalfOpen))
+}
+
+/// From what the record holds.
+fn distance(random: &mut Random, next: bool) -> i32 {
+    if random.one_in(4) { random.of(&DISTANCES) } else { i32::from(next) }
+}
+
+fn data(random: &mut Random) -> Data {
+    match random.below(8) {
+        0..3 => Data::Filler,
+        3 => Data::Alert(1 + random.below(2) as u8),
+        4 => Data::Response(random.below(1000) as u16),
+        _ => Data::Response(random.of(&[100, 200, 200, 301, 404, 500, 503])),
+    }
 }

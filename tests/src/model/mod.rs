@@ -27,7 +27,8 @@ pub mod world;
 use std::{collections::HashMap, net::SocketAddr};
 
 use canary_common::{
-    Address, FlowFlags, FlowKey, FlowState, HashKeys, Split, Timeouts, Track, pick_hash,
+    Address, Cell, FlowFlags, FlowKey, FlowState, HashKeys, Signals, Split, Timeouts, Track,
+    pick_hash,
 };
 
 use crate::{
@@ -38,25 +39,35 @@ use packet::{Becomes, Expected, Packet, TCP};
 use tcp::{Client, Connection};
 use world::{BACKENDS, QUANTUM, SERVICES, TIMEOUTS};
 
-/// Counters that the model knows, of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    PacketsIn,
-    BytesIn,
-    PacketsOut,
-    BytesOut,
-    Connections,
-    Established,
-    Midstream,
-    Refused,
-    ResetsBackend,
-    ResetsClient,
-    SynRetransmits,
-    Closed,
+/// A counter of [`Cell`], by its name, or one of the two times.
+pub type Counter = &'static str;
+pub const HANDSHAKE: Counter = "handshake times";
+pub const FIRST_BYTE: Counter = "first-byte times";
+
+/// What is booked in a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Booked {
+    pub cell: Cell,
+    /// How many handshakes and first bytes were timed.
+    pub times: [u64; 2],
 }
 
-pub const COUNTERS: usize = Counter::Closed as usize + 1;
-pub type Counts = [u64; COUNTERS];
+impl Booked {
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let times = [0, 1].map(|i| self.times[i] - before.times[i]);
+        Self { cell: self.cell.since(&before.cell), times }
+    }
+}
+
+/// What is booked when the time of a flow is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    pub handshake_timeouts: u64,
+    pub idle_cuts: u64,
+}
+
 /// Over all backends' cells, by the cell's number; 0 and 1 are unused.
 pub const CELLS: usize = 2 * BACKENDS.len() + 2;
 
@@ -95,11 +106,10 @@ pub struct Outcome {
 pub struct Model {
     pub now: i64,
     pub flows: HashMap<FlowKey, Flow>,
-    pub counts: [Counts; CELLS],
-    /// Handshakes that nobody answered, found so far by a sweep, and those
-    /// that whoever takes the way will find.
-    pub timeouts: [u64; CELLS],
-    pub unfound: [u64; CELLS],
+    pub booked: [Booked; CELLS],
+    /// Found so far by a sweep, and those that whoever takes the way will find.
+    pub found: [Ends; CELLS],
+    pub unfound: [Ends; CELLS],
     weights: [Weights; SERVICES.len()],
     configured: [bool; BACKENDS.len()],
     resolved: [bool; BACKENDS.len()],
@@ -114,9 +124,9 @@ impl Model {
         Self {
             now: 0,
             flows: HashMap::new(),
-            counts: [[0; COUNTERS]; CELLS],
-            timeouts: [0; CELLS],
-            unfound: [0; CELLS],
+            booked: [Booked::default(); CELLS],
+            found: [Ends::default(); CELLS],
+            unfound: [Ends::default(); CELLS],
             weights: [Weights { split: Split::NONE, masks: [3, 1], parity: 0 }; SERVICES.len()],
             configured: [true; BACKENDS.len()],
             resolved: [true; BACKENDS.len()],
@@ -189,8 +199,8 @@ impl Model {
         let (now, unfound) = (self.now, &mut self.unfound);
         self.flows.retain(|_, flow| {
             let over = flow.deadline < now;
-            if over && unanswered(&flow.connection) {
-                unfound[usize::from(flow.cell)] += 1;
+            if over {
+                unfound[usize::from(flow.cell)].book(&flow.connection);
             }
             !over
         });
@@ -198,8 +208,10 @@ impl Model {
 
     /// All that is over is found, and booked once.
     pub fn sweep(&mut self) {
-        for (booked, unfound) in self.timeouts.iter_mut().zip(&mut self.unfound) {
-            *booked += std::mem::take(unfound);
+        for (found, unfound) in self.found.iter_mut().zip(&mut self.unfound) {
+            found.handshake_timeouts += unfound.handshake_timeouts;
+            found.idle_cuts += unfound.idle_cuts;
+            *unfound = Ends::default();
         }
     }
 
@@ -256,7 +268,10 @@ impl Model {
         let pin = self.live(key).copied().filter(|flow| self.is_configured(flow.backend));
         let Some(mut flow) = pin else { return self.open(bytes, packet, key, None) };
         let counted = match &packet.tcp {
-            None => Vec::new(),
+            None => {
+                flow.connection.waits |= flow.connection.signals & Signals::LATENCY != 0;
+                Vec::new()
+            }
             Some(segment) => match flow.connection.client(segment) {
                 Client::Follows(counted) => counted,
                 Client::Anew => return self.open(bytes, packet, key, pin),
@@ -285,8 +300,15 @@ impl Model {
         };
         let cell = world::cells(backend)[parity];
         let (action, expected) = self.forward(bytes, packet, backend, cell)?;
-        let mut connection =
-            Connection { state: FlowState::Unanswered, flags: 0, client_seq: 0, backend_seq: 0 };
+        let signals = SERVICES[usize::from(key.service)].signals;
+        let mut connection = Connection {
+            state: FlowState::Unanswered,
+            flags: 0,
+            client_seq: 0,
+            backend_seq: 0,
+            waits: signals & Signals::LATENCY != 0,
+            signals,
+        };
         let mut reason = "new_flow";
         if let Some(segment) = &packet.tcp {
             if segment.has(RST) {
@@ -296,10 +318,11 @@ impl Model {
             connection.client_seq = segment.seq;
             if !segment.opens() {
                 connection.flags = FlowFlags::MIDSTREAM;
+                connection.waits = false;
                 reason = "midstream";
             }
         }
-        let born = if reason == "midstream" { Counter::Midstream } else { Counter::Connections };
+        let born = if reason == "midstream" { "midstream" } else { "connections" };
         self.count(cell, &[born]);
         let deadline = self.now + i64::from(timeout(connection.state, &TIMEOUTS));
         let reply_macs = [mac(bytes, 6), mac(bytes, 0)];
@@ -364,8 +387,8 @@ impl Model {
             to_mac: BACKEND_MAC,
             from_mac: OWN_MAC,
         };
-        self.add(cell, Counter::PacketsIn, 1);
-        self.add(cell, Counter::BytesIn, packet.ip_bytes);
+        self.add(cell, "packets_in", 1);
+        self.add(cell, "bytes_in", packet.ip_bytes);
         let action = if record.elsewhere { REDIRECT } else { TX };
         Ok((action, packet::translated(bytes, packet, &becomes)))
     }
@@ -374,17 +397,18 @@ impl Model {
         let mut flow = self.flows[key];
         let counted = match &packet.tcp {
             Some(segment) => flow.connection.backend(segment),
-            None if flow.connection.state == FlowState::Unanswered => {
+            None => {
+                let waited = std::mem::take(&mut flow.connection.waits).then_some(FIRST_BYTE);
+                let first = flow.connection.state == FlowState::Unanswered;
                 flow.connection.state = FlowState::Answered;
-                vec![Counter::Established]
+                first.then_some("established").into_iter().chain(waited).collect()
             }
-            None => Vec::new(),
         };
         self.renew(&mut flow);
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
-        self.add(flow.cell, Counter::PacketsOut, 1);
-        self.add(flow.cell, Counter::BytesOut, packet.ip_bytes);
+        self.add(flow.cell, "packets_out", 1);
+        self.add(flow.cell, "bytes_out", packet.ip_bytes);
         let [to_mac, from_mac] = flow.reply_macs;
         let from = world::address(SERVICES[usize::from(key.service)].vip);
         packet::translated(bytes, packet, &Becomes { from, to: packet.to, to_mac, from_mac })
@@ -400,18 +424,32 @@ impl Model {
 
     fn count(&mut self, cell: u16, counted: &[Counter]) {
         for counter in counted {
-            self.add(cell, *counter, 1);
+            self.add(cell, counter, 1);
         }
     }
 
     fn add(&mut self, cell: u16, counter: Counter, by: u64) {
-        self.counts[usize::from(cell)][counter as usize] += by;
+        let booked = &mut self.booked[usize::from(cell)];
+        let place = match counter {
+            HANDSHAKE => &mut booked.times[0],
+            FIRST_BYTE => &mut booked.times[1],
+            name => booked.cell.field_mut(name).expect("a counter's name"),
+        };
+        *place += by;
     }
 }
 
-fn unanswered(connection: &Connection) -> bool {
-    connection.state == FlowState::HalfOpen
-        && connection.flags & (FlowFlags::ANSWERED | FlowFlags::MIDSTREAM) == 0
+impl Ends {
+    /// A flow whose time is over.
+    fn book(&mut self, connection: &Connection) {
+        let begun = connection.flags & FlowFlags::MIDSTREAM == 0;
+        let answered = connection.flags & FlowFlags::ANSWERED != 0;
+        match connection.state {
+            FlowState::HalfOpen if begun && !answered => self.handshake_timeouts += 1,
+            FlowState::Established if begun && connection.waits => self.idle_cuts += 1,
+            _ => {}
+        }
+    }
 }
 
 const fn timeout(state: FlowState, timeouts: &Timeouts) -> u32 {

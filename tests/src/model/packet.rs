@@ -69,7 +69,7 @@ fn v4(bytes: &[u8], ip: usize) -> Result<Packet, &'static str> {
     };
     let total = u16::from_be_bytes([header[2], header[3]]);
     let ends = (address(12), address(16));
-    let packet = transport(bytes, ip + header_len, header[9], ends)?;
+    let packet = transport(bytes, ip + header_len, ip + usize::from(total), header[9], ends)?;
     Ok(Packet { ip, ttl: header[8], ip_bytes: u64::from(total), ..packet })
 }
 
@@ -85,7 +85,7 @@ fn v6(bytes: &[u8], ip: usize) -> Result<Packet, &'static str> {
     };
     let payload = u16::from_be_bytes([header[4], header[5]]);
     let ends = (address(8), address(24));
-    let packet = transport(bytes, ip + 40, header[6], ends)?;
+    let packet = transport(bytes, ip + 40, ip + 40 + usize::from(payload), header[6], ends)?;
     let mapped = |ip| matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     if mapped(ends.0) || mapped(ends.1) {
         return Err("not_ours");
@@ -96,6 +96,7 @@ fn v6(bytes: &[u8], ip: usize) -> Result<Packet, &'static str> {
 fn transport(
     bytes: &[u8],
     at: usize,
+    end: usize,
     protocol: u8,
     ends: (IpAddr, IpAddr),
 ) -> Result<Packet, &'static str> {
@@ -109,7 +110,17 @@ fn transport(
     let long = |at: usize| {
         u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
-    let tcp = (protocol == TCP).then(|| Segment { flags: header[13], seq: long(4), ack: long(8) });
+    let tcp = (protocol == TCP).then(|| {
+        let data = at + usize::from(header[12] >> 4) * 4;
+        Segment {
+            flags: header[13],
+            seq: long(4),
+            ack: long(8),
+            window: u16::from_be_bytes([header[14], header[15]]),
+            len: end.saturating_sub(data) as u32,
+            data: bytes.get(data..).unwrap_or_default().to_vec(),
+        }
+    });
     Ok(Packet {
         ip: 0,
         transport: at,

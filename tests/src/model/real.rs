@@ -8,11 +8,11 @@ use canary::{
     plan::{Write, checksum_deltas},
 };
 use canary_common::{
-    Address, Backend, BackendFlags, Cell, DirectoryKey, EntryKind, Flow, FlowKey, FrameAddresses,
+    Address, Backend, BackendFlags, DirectoryKey, EntryKind, Flow, FlowKey, FrameAddresses,
     HashKeys, Reason, Service, ServiceFlags, Track, WeightTable,
 };
 
-use super::{CELLS, COUNTERS, Counter, Counts, world};
+use super::{Booked, CELLS, Ends, world};
 use crate::plane::{BACKEND_MAC, INGRESS, OWN_MAC, Plane, TABLE_SIZE};
 
 #[derive(Debug)]
@@ -31,10 +31,10 @@ pub struct Real {
 }
 
 /// All cells' counters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
-    pub counts: [Counts; CELLS],
-    pub timeouts: [u64; CELLS],
+    pub booked: [Booked; CELLS],
+    pub ends: [Ends; CELLS],
     pub evicted: u64,
 }
 
@@ -61,13 +61,12 @@ impl Real {
             writes.push(Write::Service { number, record: service(number) });
         }
         plane.get().apply(&writes)?;
-        let none = [[0; COUNTERS]; CELLS];
         let mut real = Self {
             program: plane.get().program(),
             table: plane.get().flow_table(),
             verdicts: plane.get().verdicts()?,
             elsewhere,
-            before: Counted { counts: none, timeouts: [0; CELLS], evicted: 0 },
+            before: Counted::default(),
             now: 0,
             out: vec![0; 4096],
             plane,
@@ -88,7 +87,7 @@ impl Real {
         }
         self.directory(|_| true)?;
         self.now = self.plane.get().now()?;
-        self.before = Counted { counts: [[0; COUNTERS]; CELLS], timeouts: [0; CELLS], evicted: 0 };
+        self.before = Counted::default();
         self.before = self.counted()?;
         Ok(())
     }
@@ -167,17 +166,20 @@ impl Real {
     /// # Errors
     /// The kernel's.
     pub fn counted(&mut self) -> Result<Counted> {
-        let mut counted = self.before;
+        let mut counted = Counted::default();
         let mut evicted = 0;
         for number in 2..CELLS {
             let (cell, shared) = self.plane.get().cell(number as u16)?;
-            for (sum, (now, before)) in counted.counts[number]
-                .iter_mut()
-                .zip(counts(&cell).iter().zip(self.before.counts[number]))
-            {
-                *sum = now - before;
-            }
-            counted.timeouts[number] = shared.handshake_timeouts - self.before.timeouts[number];
+            let times = self.plane.get().latencies(number as u16);
+            let before = &self.before;
+            let booked =
+                Booked { cell, times: [times.handshake.count(), times.first_byte.count()] };
+            counted.booked[number] = booked.since(&before.booked[number]);
+            let ends = &before.ends[number];
+            counted.ends[number] = Ends {
+                handshake_timeouts: shared.handshake_timeouts - ends.handshake_timeouts,
+                idle_cuts: shared.idle_cuts - ends.idle_cuts,
+            };
             evicted += shared.evicted;
         }
         counted.evicted = evicted - self.before.evicted;
@@ -238,6 +240,7 @@ fn service(number: u16) -> Service {
         protocol: service.protocol,
         flags: ServiceFlags::PRESENT | alone,
         timeouts: world::TIMEOUTS,
+        signals: service.signals,
         pick: HashKeys::from_seed(u64::from(number)),
         table_size: [TABLE_SIZE; 2],
         ..Service::default()
@@ -269,22 +272,4 @@ fn backend(number: u16, resolved: bool, elsewhere: u32) -> Backend {
         transport_delta,
         ..Backend::default()
     }
-}
-
-/// The counters that the model knows, by their names: there may be more.
-const fn counts(cell: &Cell) -> Counts {
-    let mut counts = [0; COUNTERS];
-    counts[Counter::PacketsIn as usize] = cell.packets_in;
-    counts[Counter::BytesIn as usize] = cell.bytes_in;
-    counts[Counter::PacketsOut as usize] = cell.packets_out;
-    counts[Counter::BytesOut as usize] = cell.bytes_out;
-    counts[Counter::Connections as usize] = cell.connections;
-    counts[Counter::Established as usize] = cell.established;
-    counts[Counter::Midstream as usize] = cell.midstream;
-    counts[Counter::Refused as usize] = cell.refused;
-    counts[Counter::ResetsBackend as usize] = cell.resets_backend;
-    counts[Counter::ResetsClient as usize] = cell.resets_client;
-    counts[Counter::SynRetransmits as usize] = cell.syn_retransmits;
-    counts[Counter::Closed as usize] = cell.closed;
-    counts
 }

@@ -18,6 +18,26 @@ pub enum By {
     Astray,
 }
 
+/// Beginnings of payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    Filler,
+    /// A status line of HTTP/1.1.
+    Response(u16),
+    /// A TLS alert of this level.
+    Alert(u8),
+}
+
+impl Data {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Filler => Vec::new(),
+            Self::Response(status) => format!("HTTP/1.1 {status:03} So\r\n").into_bytes(),
+            Self::Alert(level) => vec![21, 3, 3, 0, 2, level, 40],
+        }
+    }
+}
+
 /// One packet. `seq` and `ack` are counted from what the flow's record holds
 /// for the two sides; without a record, from a fixed number each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +52,9 @@ pub struct Pkt {
     pub ack: i32,
     /// Bytes of payload.
     pub len: u16,
+    /// What it begins with.
+    pub data: Data,
+    pub window: u16,
     pub ttl: u8,
     /// IPv4 options, in words.
     pub options: u8,
@@ -52,6 +75,8 @@ pub const PKT: Pkt = Pkt {
     seq: 0,
     ack: 0,
     len: 0,
+    data: Data::Filler,
+    window: 0x2000,
     ttl: 64,
     options: 0,
     router: 1,
@@ -143,7 +168,11 @@ impl Pkt {
         if from.is_ipv4() {
             frame.ip_options = vec![1; 4 * usize::from(self.options)];
         }
-        frame.payload = (0..self.len).map(|i| (i.wrapping_mul(7) ^ self.len) as u8).collect();
+        let filler = |i: u16| (i.wrapping_mul(7) ^ self.len) as u8;
+        let begins = self.data.bytes().into_iter().map(Some).chain(std::iter::repeat(None));
+        frame.payload =
+            (0..self.len).zip(begins).map(|(i, byte)| byte.unwrap_or(filler(i))).collect();
+        frame.window = self.window;
         frame.checksum_error = self.checksum_error;
         frame.ttl(self.ttl).macs([2, 0, 0, 0, 1, 0], [2, 0, 0, 0, 2, self.router])
     }
@@ -201,7 +230,11 @@ impl fmt::Display for Pkt {
         if self.by != PKT.by {
             write!(f, "by: By::{:?}, ", self.by)?;
         }
-        fields!(flags, seq, ack, len, ttl, options, router, checksum_error, unchecked);
+        fields!(flags, seq, ack, len);
+        if self.data != PKT.data {
+            write!(f, "data: Data::{:?}, ", self.data)?;
+        }
+        fields!(window, ttl, options, router, checksum_error, unchecked);
         f.write_str("..PKT }")
     }
 }

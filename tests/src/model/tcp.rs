@@ -8,23 +8,35 @@
 //! * A RST before the handshake is done is believed where it acknowledges the
 //!   SYN or continues the SYN-ACK; a flow met in the middle has neither, so
 //!   there the backend's is always believed. Otherwise within 4 MiB.
-//! * A flow met in the middle, and one with a FIN each way, ends without being
-//!   counted by a RST; so does one that its client gives up half-open.
-//! * Sequence numbers are noted at the handshake, then where they are 64 KiB on.
+//! * A flow met in the middle ends without being counted by a RST; so does one
+//!   that its client gives up half-open. After a FIN each way the first RST is
+//!   counted as such. One that is not believed is counted, unless there was one
+//!   that was.
+//! * The next number of each side is noted at the handshake, then with each
+//!   segment that goes on; where no signal asks for it, where it is 64 KiB on.
+//! * Data that begins before that number was sent before, but for one byte just
+//!   before it, which a keep-alive probe may have.
+//! * The client waits from the first new data it sends on an established flow,
+//!   until new data comes back.
 
-use canary_common::{FlowFlags, FlowState};
+use canary_common::{FlowFlags, FlowState, Signals};
 
-use super::Counter;
+use super::{Counter, FIRST_BYTE, HANDSHAKE};
 use crate::frame::{ACK, FIN, RST, SYN};
 
 const BELIEVED_WITHIN: i64 = 4 << 20;
-const NOTED_EVERY: i64 = 64 << 10;
+const COARSELY: i64 = 64 << 10;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Segment {
     pub flags: u8,
     pub seq: u32,
     pub ack: u32,
+    pub window: u16,
+    /// Bytes of data, as the headers say.
+    pub len: u32,
+    /// What the frame has of it, and maybe of what follows.
+    pub data: Vec<u8>,
 }
 
 impl Segment {
@@ -38,6 +50,36 @@ impl Segment {
     pub const fn opens(&self) -> bool {
         self.has(SYN) && !self.has(ACK) && !self.has(RST)
     }
+
+    const fn next(&self) -> u32 {
+        self.seq.wrapping_add(self.len).wrapping_add(self.has(FIN) as u32)
+    }
+
+    /// The first bytes of the data, where headers and frame have so many.
+    fn begins<const N: usize>(&self) -> Option<&[u8; N]> {
+        (self.len as usize >= N).then(|| self.data.first_chunk()).flatten()
+    }
+
+    /// The class of an HTTP response's status (RFC 9112).
+    fn status_class(&self) -> Option<Counter> {
+        let line = self.begins::<12>()?;
+        let (version, status) = line.split_at(9);
+        let known = version == b"HTTP/1.0 " || version == b"HTTP/1.1 ";
+        let number = str::from_utf8(status).ok().filter(|_| known)?;
+        match number.parse::<u16>().ok()? {
+            100..200 => Some("http_1xx"),
+            200..300 => Some("http_2xx"),
+            300..400 => Some("http_3xx"),
+            400..500 => Some("http_4xx"),
+            500..600 => Some("http_5xx"),
+            _ => None,
+        }
+    }
+
+    /// A fatal alert (RFC 8446).
+    fn is_fatal_alert(&self) -> bool {
+        matches!(self.begins(), Some([21, 3, 0..=4, 0, 2, 2, _]))
+    }
 }
 
 /// A connection as seen from the middle.
@@ -48,7 +90,46 @@ pub struct Connection {
     pub flags: u16,
     pub client_seq: u32,
     pub backend_seq: u32,
+    /// The client waits for an answer.
+    pub waits: bool,
+    /// [`Signals`] that are read.
+    pub signals: u16,
 }
+
+/// A side, as the counters name it.
+#[derive(Clone, Copy)]
+struct Side {
+    retransmits: Counter,
+    zero_windows: Counter,
+    alerts: Counter,
+    alert: u16,
+    resets: Counter,
+    after_data: Counter,
+    after_fin: Counter,
+    implausible: Counter,
+}
+
+const CLIENT: Side = Side {
+    retransmits: "retransmits_client",
+    zero_windows: "zero_windows_client",
+    alerts: "tls_alerts_client",
+    alert: FlowFlags::ALERT_CLIENT,
+    resets: "resets_client",
+    after_data: "resets_client_after_data",
+    after_fin: "resets_client_after_fin",
+    implausible: "resets_client_implausible",
+};
+
+const BACKEND: Side = Side {
+    retransmits: "retransmits_backend",
+    zero_windows: "zero_windows_backend",
+    alerts: "tls_alerts_backend",
+    alert: FlowFlags::ALERT_BACKEND,
+    resets: "resets_backend",
+    after_data: "resets_backend_after_data",
+    after_fin: "resets_backend_after_fin",
+    implausible: "resets_backend_implausible",
+};
 
 /// What a client's segment asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +144,10 @@ impl Connection {
         self.flags & flags == flags
     }
 
+    const fn reads(&self, signal: u16) -> bool {
+        self.signals & signal != 0
+    }
+
     fn half_open(&self) -> bool {
         self.state == FlowState::HalfOpen
     }
@@ -70,49 +155,95 @@ impl Connection {
     pub fn client(&mut self, segment: &Segment) -> Client {
         if segment.opens() {
             if segment.seq == self.client_seq {
-                return Client::Follows(vec![Counter::SynRetransmits]);
+                return Client::Follows(vec!["syn_retransmits"]);
             }
             let settled_by_backend = self.state == FlowState::Established;
             return if settled_by_backend { Client::Follows(vec![]) } else { Client::Anew };
         }
         if segment.has(RST) {
             let believed = within(segment.seq, self.client_seq);
-            let counter = (!self.half_open()).then_some(Counter::ResetsClient);
-            return Client::Follows(self.reset(believed, counter));
+            return Client::Follows(self.reset(&CLIENT, believed, None));
         }
         let mut counted = Vec::new();
         let acknowledges = segment.has(ACK) && ahead(segment.ack, self.backend_seq) >= 0;
         if self.half_open() && self.is(FlowFlags::ANSWERED) && acknowledges {
             self.state = FlowState::Established;
             self.client_seq = segment.seq;
-            counted.push(Counter::Established);
+            counted.push("established");
         }
-        self.client_seq = self.noted(self.client_seq, segment.seq);
+        let new = self.listen(&CLIENT, segment, self.client_seq, &mut counted);
+        if new && self.state == FlowState::Established && self.reads(Signals::LATENCY) {
+            self.waits = true;
+        }
+        self.client_seq = self.noted(self.client_seq, segment);
         self.fin(segment, FlowFlags::FIN_CLIENT, &mut counted);
         Client::Follows(counted)
     }
 
     pub fn backend(&mut self, segment: &Segment) -> Vec<Counter> {
         if segment.has(RST) {
-            let counter = if self.half_open() { Counter::Refused } else { Counter::ResetsBackend };
-            return self.reset(self.believes_backend(segment), Some(counter));
+            let refused = self.half_open().then_some("refused");
+            return self.reset(&BACKEND, self.believes_backend(segment), refused);
         }
         let mut counted = Vec::new();
         if self.half_open() && self.is(FlowFlags::MIDSTREAM) {
             // Anything but a RST is an answer to a flow met in the middle.
             self.state = FlowState::Established;
             self.backend_seq = segment.seq;
-            counted.push(Counter::Established);
+            counted.push("established");
         } else if segment.has(SYN | ACK) {
             if self.half_open() && segment.ack == self.client_seq.wrapping_add(1) {
+                if !self.is(FlowFlags::ANSWERED) && self.waits {
+                    counted.push(HANDSHAKE);
+                    self.waits = false;
+                }
                 self.flags |= FlowFlags::ANSWERED;
                 self.backend_seq = segment.seq.wrapping_add(1);
             }
             return counted;
         }
-        self.backend_seq = self.noted(self.backend_seq, segment.seq);
+        let new = self.listen(&BACKEND, segment, self.backend_seq, &mut counted);
+        if new && self.waits && !self.half_open() {
+            self.waits = false;
+            counted.push(FIRST_BYTE);
+        }
+        if new && self.reads(Signals::HTTP) {
+            self.response(segment, &mut counted);
+        }
+        self.backend_seq = self.noted(self.backend_seq, segment);
         self.fin(segment, FlowFlags::FIN_BACKEND, &mut counted);
         counted
+    }
+
+    /// What both sides can give away; whether there is data, and it is new.
+    fn listen(&mut self, by: &Side, segment: &Segment, next: u32, to: &mut Vec<Counter>) -> bool {
+        let back = -ahead(segment.seq, next);
+        let probe = back == 1 && segment.len == 1;
+        let exact = self.reads(Signals::RETRANSMITS | Signals::LATENCY | Signals::HTTP);
+        let old = exact && !self.half_open() && back > 0 && !probe;
+        if segment.len > 0 {
+            self.flags |= FlowFlags::DATA;
+            if old && self.reads(Signals::RETRANSMITS) {
+                to.push(by.retransmits);
+            }
+        }
+        if segment.window == 0 && self.reads(Signals::ZERO_WINDOWS) {
+            to.push(by.zero_windows);
+        }
+        if segment.is_fatal_alert() && self.reads(Signals::TLS) && !self.is(by.alert) {
+            self.flags |= by.alert;
+            to.push(by.alerts);
+        }
+        segment.len > 0 && !old
+    }
+
+    fn response(&mut self, segment: &Segment, to: &mut Vec<Counter>) {
+        let Some(class) = segment.status_class() else { return };
+        to.push(class);
+        if class == "http_5xx" && !self.is(FlowFlags::HTTP_5XX) {
+            self.flags |= FlowFlags::HTTP_5XX;
+            to.push("connections_5xx");
+        }
     }
 
     fn believes_backend(&self, segment: &Segment) -> bool {
@@ -124,19 +255,31 @@ impl Connection {
         self.is(FlowFlags::MIDSTREAM) || acknowledges || self.is(FlowFlags::ANSWERED) && continues
     }
 
-    fn reset(&mut self, believed: bool, counter: Option<Counter>) -> Vec<Counter> {
-        if self.state == FlowState::Closing || !believed {
+    /// `refused`: what it counts as before the handshake is done.
+    fn reset(&mut self, by: &Side, believed: bool, refused: Option<Counter>) -> Vec<Counter> {
+        if self.is(FlowFlags::RESET) {
             return Vec::new();
         }
-        let nobodys = self.is(FlowFlags::MIDSTREAM)
-            || self.is(FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND);
+        if !believed {
+            return vec![by.implausible];
+        }
+        let half_open = self.half_open();
         self.state = FlowState::Closing;
         self.flags |= FlowFlags::RESET;
-        let counted: Vec<_> = counter.filter(|_| !nobodys).into_iter().collect();
-        if counted.iter().any(|by| *by != Counter::ResetsClient) {
+        if self.is(FlowFlags::MIDSTREAM) {
+            return Vec::new();
+        }
+        if self.is(FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND) {
+            return vec![by.after_fin];
+        }
+        if by.resets == BACKEND.resets {
             self.flags |= FlowFlags::BAD;
         }
-        counted
+        if half_open {
+            return refused.into_iter().collect();
+        }
+        let after_data = self.is(FlowFlags::DATA).then_some(by.after_data);
+        std::iter::once(by.resets).chain(after_data).collect()
     }
 
     /// A FIN each way ends an established connection, in whatever order they
@@ -149,13 +292,15 @@ impl Connection {
             && self.is(FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND)
         {
             self.state = FlowState::Closing;
-            counted.push(Counter::Closed);
+            counted.push("closed");
         }
     }
 
-    fn noted(&self, noted: u32, seq: u32) -> u32 {
-        let on = self.state == FlowState::Established && ahead(seq, noted) >= NOTED_EVERY;
-        if on { seq } else { noted }
+    fn noted(&self, noted: u32, segment: &Segment) -> u32 {
+        let exact = self.reads(Signals::RETRANSMITS | Signals::LATENCY | Signals::HTTP);
+        let grain = if exact { 1 } else { COARSELY };
+        let on = !self.half_open() && ahead(segment.next(), noted) >= grain;
+        if on { segment.next() } else { noted }
     }
 }
 

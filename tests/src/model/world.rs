@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use canary::plan::ring;
-use canary_common::{Timeouts, Track};
+use canary_common::{Signals, Timeouts, Track};
 
 use super::packet::{TCP, UDP};
 use crate::plane::TABLE_SIZE;
@@ -30,14 +30,20 @@ pub struct Service {
     pub vip: &'static str,
     pub protocol: u8,
     pub by_client_alone: bool,
+    /// [`Signals`] that are read.
+    pub signals: u16,
+}
+
+const fn service(vip: &'static str, protocol: u8, signals: u16) -> Service {
+    Service { vip, protocol, by_client_alone: protocol == UDP, signals }
 }
 
 /// Numbered from 0, as the program numbers them.
 pub const SERVICES: [Service; 4] = [
-    Service { vip: "203.0.113.10:80", protocol: TCP, by_client_alone: false },
-    Service { vip: "[2001:db8::10]:80", protocol: TCP, by_client_alone: false },
-    Service { vip: "203.0.113.10:53", protocol: UDP, by_client_alone: true },
-    Service { vip: "203.0.113.20:80", protocol: TCP, by_client_alone: false },
+    service("203.0.113.10:80", TCP, Signals::ALL),
+    service("[2001:db8::10]:80", TCP, Signals::ALL),
+    service("203.0.113.10:53", UDP, Signals::ALL),
+    service("203.0.113.20:80", TCP, Signals::ZERO_WINDOWS | Signals::TLS),
 ];
 
 #[derive(Clone, Copy, Debug)]

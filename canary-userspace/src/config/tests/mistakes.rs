@@ -401,6 +401,22 @@ timeouts.closing = «\"8 weeks\"»
 }
 
 #[test]
+fn signals() {
+    let found = some(
+        "\
+interfaces = [\"eth0\"]
+signals = [\"latency\", «\"https\"»]
+
+[service.web]
+listen = \"203.0.113.10:80\"
+stable = [\"10.0.0.11:80\"]
+signals = [\"latency\", «\"http\"»]
+",
+    );
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
 fn rendering() {
     let text = web("canary = [\"10.0.0.21:80\"]\n\tweight = \"150%\"\nport = 80\n");
     let mistakes = parse(&text, "/etc/canary/canary.toml").unwrap_err();
@@ -416,7 +432,7 @@ fn rendering() {
     port = 80
     ^^^^
   the keys in [service.NAME] are `listen`, `protocol`, `forward`, `stable`, `canary`, `weight`, \
-`affinity`, `seed`, `table_size`, `timeouts` and `rollback`
+`affinity`, `seed`, `table_size`, `timeouts`, `rollback` and `signals`
 
 2 mistakes; nothing was changed"
     );

@@ -1,6 +1,8 @@
 //! That what is written is what comes out, and what is not written is the
 //! documented default.
 
+use canary_common::Signals;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{SHORT, good};
@@ -31,6 +33,7 @@ fn defaults() {
         table_size: 16_381,
         timeouts: Timeouts::default(),
         rollback: Rollback::default(),
+        signals: Signals::ALL,
     };
     let expected = Config {
         interfaces: vec!["eth0".to_owned()],
@@ -45,6 +48,7 @@ fn defaults() {
             textfile_interval: Duration::from_secs(15),
         },
         log: Log { target: LogTarget::Stderr, data_plane: false },
+        signals: Signals::ALL,
         services: vec![web],
     };
     assert_eq!(good(SHORT), expected);
@@ -60,6 +64,7 @@ flows = 8_388_608
 socket = "/run/c.sock"
 bpffs = "/sys/fs/bpf/c"
 state_dir = "/srv/c"
+signals = ["latency", "http"]
 [metrics]
 listen = "[::1]:9000"
 textfile = "/var/lib/node_exporter/c.prom"
@@ -79,6 +84,7 @@ seed = "spring"
 table_size = 131071
 timeouts = { half_open = "1s", established = "7days", closing = "2h 4m", unanswered = "2s", answered = "3m" }
 rollback = { enabled = false, max_excess = 2.5, min_connections = 100 }
+signals = []
 "#,
     );
     let dns = Service {
@@ -99,6 +105,7 @@ rollback = { enabled = false, max_excess = 2.5, min_connections = 100 }
             answered: Duration::from_secs(180),
         },
         rollback: Rollback { enabled: false, max_excess: 0.025, min_connections: 100 },
+        signals: 0,
     };
     let expected = Config {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
@@ -113,6 +120,7 @@ rollback = { enabled = false, max_excess = 2.5, min_connections = 100 }
             textfile_interval: Duration::from_secs(60),
         },
         log: Log { target: LogTarget::Journald, data_plane: true },
+        signals: Signals::HTTP | Signals::LATENCY,
         services: vec![dns],
     };
     assert_eq!(config, expected);

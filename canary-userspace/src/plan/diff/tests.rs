@@ -69,6 +69,7 @@ fn backends(addresses: &[&str]) -> Vec<config::Backend> {
 fn service(name: &str, listen: &str, stable: &[&str], canary: &[&str]) -> DesiredService {
     DesiredService {
         config: config::Service {
+            signals: canary_common::Signals::ALL,
             name: name.to_owned(),
             listen: listen.parse().unwrap(),
             protocol: config::Protocol::Tcp,
