@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Target, mutate::Mutator, random::Random};
+use super::{Target, mutate::Mutator};
+use crate::random::Random;
 
 /// Bytes of an input, at most.
 const LIMIT: usize = 8192;
@@ -117,7 +118,7 @@ pub fn campaign(
                 if new > 0 && pool.len() < POOL {
                     pool.push(input);
                 } else if new > 0 {
-                    let place = mutator.random.below(POOL);
+                    let place = mutator.random.place(POOL);
                     pool[place] = input;
                 }
             }

@@ -10,7 +10,6 @@ pub mod campaign;
 pub mod config;
 pub mod mutate;
 pub mod parser;
-pub mod random;
 
 use std::{
     collections::hash_map::DefaultHasher,
