@@ -9,3 +9,4 @@ pub mod model;
 pub mod netns;
 pub mod plane;
 pub mod random;
+pub mod shrink;
