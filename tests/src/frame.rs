@@ -197,7 +197,9 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-fn octets(ip: IpAddr) -> [u8; 16] {
+/// As IPv6 has them; IPv4's are mapped (RFC 4291, 2.5.5.2).
+#[must_use]
+pub const fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -8,3 +8,5 @@ pub mod lab;
 pub mod model;
 pub mod netns;
 pub mod plane;
+pub mod random;
+pub mod shrink;

@@ -71,6 +71,73 @@ pub struct NewBackend {
     pub shares_with: Option<u16>,
 }
 
+impl NewBackend {
+    /// As the daemon writes it; its cells are twice its number and the next.
+    #[must_use]
+    pub fn record(&self) -> Backend {
+        let (address_delta, transport_delta) = checksum_deltas(self.vip, self.address);
+        let mut flags = BackendFlags::PRESENT;
+        if self.resolved {
+            flags |= BackendFlags::RESOLVED;
+        }
+        if self.track == Track::Canary {
+            flags |= BackendFlags::CANARY;
+        }
+        Backend {
+            address: Address::from(self.address.ip()),
+            port_be: self.address.port().to_be(),
+            flags,
+            ifindex: self.ifindex,
+            frame: FrameAddresses::new(BACKEND_MAC, OWN_MAC),
+            service: self.service,
+            next_sharing: self.shares_with.unwrap_or(0),
+            cells: [2 * self.number, 2 * self.number + 1],
+            address_delta,
+            transport_delta,
+            ..Backend::default()
+        }
+    }
+}
+
+/// A service as the daemon writes it: its tables have [`TABLE_SIZE`] slots, its
+/// number is its seed.
+#[must_use]
+pub fn service_record(
+    number: u16,
+    vip: SocketAddr,
+    protocol: u8,
+    flags: u16,
+    timeouts: Timeouts,
+) -> Service {
+    Service {
+        vip: Address::from(vip.ip()),
+        port_be: vip.port().to_be(),
+        protocol,
+        flags: ServiceFlags::PRESENT | flags,
+        timeouts,
+        signals: Signals::ALL,
+        pick: HashKeys::from_seed(u64::from(number)),
+        table_size: [TABLE_SIZE; 2],
+        ..Service::default()
+    }
+}
+
+/// A Maglev table over these backends, each of the same weight. `None` of none.
+#[must_use]
+pub fn table_of(backends: &[u16]) -> Option<Vec<u16>> {
+    let ring: Vec<_> = backends
+        .iter()
+        .map(|&number| ring::RingBackend { number, name: number.to_string().into(), weight: 1 })
+        .collect();
+    ring::build(&ring, TABLE_SIZE, 7)
+}
+
+/// Under which the directory has a service's or a backend's number.
+#[must_use]
+pub fn directory_key(kind: EntryKind, at: SocketAddr, protocol: u8) -> DirectoryKey {
+    DirectoryKey::new(kind, Address::from(at.ip()), at.port().to_be(), protocol)
+}
+
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 impl Plane {
@@ -127,63 +194,28 @@ impl Plane {
     /// # Errors
     /// The kernel's.
     pub fn service(&mut self, number: u16, vip: SocketAddr, udp: bool, flags: u16) -> Result<()> {
-        let protocol = protocol(udp);
-        let address = Address::from(vip.ip());
-        let record = Service {
-            vip: address,
-            port_be: vip.port().to_be(),
-            protocol,
-            flags: ServiceFlags::PRESENT | flags,
-            timeouts: TIMEOUTS,
-            signals: Signals::ALL,
-            pick: HashKeys::from_seed(u64::from(number)),
-            table_size: [TABLE_SIZE; 2],
-            ..Service::default()
-        };
+        let record = service_record(number, vip, protocol(udp), flags, TIMEOUTS);
         self.services.insert(number, record);
-        let key = DirectoryKey::new(EntryKind::Service, address, vip.port().to_be(), protocol);
+        let key = directory_key(EntryKind::Service, vip, protocol(udp));
         self.entries.retain(|(entry, _)| *entry != key);
         self.entries.push((key, u32::from(number)));
         let entries = self.entries.clone();
         self.apply(&[Write::Service { number, record }, Write::Directory { entries }])
     }
 
-    /// A backend; its cells are twice its number and the next.
+    /// A backend, its cells cleared.
     ///
     /// # Errors
     /// The kernel's.
     pub fn backend(&mut self, new: &NewBackend) -> Result<()> {
-        let (address_delta, transport_delta) = checksum_deltas(new.vip, new.address);
-        let mut flags = BackendFlags::PRESENT;
-        if new.resolved {
-            flags |= BackendFlags::RESOLVED;
-        }
-        if new.track == Track::Canary {
-            flags |= BackendFlags::CANARY;
-        }
-        let address = Address::from(new.address.ip());
-        let port_be = new.address.port().to_be();
-        let record = Backend {
-            address,
-            port_be,
-            flags,
-            ifindex: new.ifindex,
-            frame: FrameAddresses::new(BACKEND_MAC, OWN_MAC),
-            service: new.service,
-            next_sharing: new.shares_with.unwrap_or(0),
-            cells: [2 * new.number, 2 * new.number + 1],
-            address_delta,
-            transport_delta,
-            ..Backend::default()
-        };
-        let key = DirectoryKey::new(EntryKind::Backend, address, port_be, protocol(new.udp));
+        let key = directory_key(EntryKind::Backend, new.address, protocol(new.udp));
         self.entries.retain(|(entry, _)| *entry != key);
         self.entries.push((key, u32::from(new.number)));
         let entries = self.entries.clone();
         self.apply(&[
             Write::ClearCell { cell: 2 * new.number },
             Write::ClearCell { cell: 2 * new.number + 1 },
-            Write::Backend { number: new.number, record },
+            Write::Backend { number: new.number, record: new.record() },
             Write::Directory { entries },
         ])
     }
@@ -202,15 +234,7 @@ impl Plane {
         let mut tables = [0; 2];
         let mut writes = Vec::new();
         for (table, backends) in tables.iter_mut().zip([stable, canary]) {
-            let ring: Vec<_> = backends
-                .iter()
-                .map(|&number| ring::RingBackend {
-                    number,
-                    name: number.to_string().into(),
-                    weight: 1,
-                })
-                .collect();
-            if let Some(slots) = ring::build(&ring, TABLE_SIZE, 7) {
+            if let Some(slots) = table_of(backends) {
                 *table = self.next_table;
                 self.next_table += 1;
                 writes.push(Write::Table { number: *table, slots });

@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use canary::config::XdpMode;
 use canary_common::{Cell, Reason, ServiceFlags, SharedCell, Track};
 use canary_tests::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport},
@@ -746,6 +747,22 @@ fn the_programs_log_can_be_switched_on() {
             ensure!(ran.reason == Reason::NoBackend && ran.action == PASS);
         }
         plane.get().flush_log();
+        Ok(())
+    });
+}
+
+/// Loopback has no native XDP.
+#[test]
+fn what_native_mode_is_refused_for_is_told() {
+    isolated(|| {
+        let mut plane = Plane::new(4096)?;
+        let refused = plane.get().attach("lo", XdpMode::Native);
+        let text = refused.err().context("attached to lo in native mode")?.to_string();
+        ensure!(text.starts_with("canary cannot attach to lo in native mode ("), "{text}");
+        ensure!(text.contains("not supported") && text.contains("`xdp_mode = \"auto\"`"), "{text}");
+        // Which is good advice.
+        let attached = plane.get().attach("lo", XdpMode::Auto)?;
+        ensure!(!attached.native, "{attached:?}");
         Ok(())
     });
 }

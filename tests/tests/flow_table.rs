@@ -20,6 +20,7 @@ use canary_tests::{
     frame::{ACK, FIN, Frame, RST, SYN},
     netns::in_new_namespace,
     plane::{INGRESS, NewBackend, Plane, TX},
+    random::Random,
 };
 
 const TIME: Duration = Duration::from_secs(60);
@@ -59,18 +60,6 @@ fn by_backend(port: u16, flags: u8, ack: u32) -> Vec<u8> {
     Frame::tcp(stable(), client(port), flags, 0, ack).bytes()
 }
 
-/// xorshift64 (Marsaglia 2003).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
 fn pin_to(cpu: usize) {
     // SAFETY: plain data; zeroes are the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -99,11 +88,11 @@ fn reply(plane: &Dataplane, port: u16, flags: u8, ack: u32) -> Result<bool> {
 }
 
 fn churn(plane: &Dataplane, random: &mut Random) -> Result<()> {
-    let port = 20_000 + (random.next() % u64::from(CHURNING)) as u16;
-    let isn = ISN + (random.next() % 3) as u32 * 100_000;
+    let port = 20_000 + random.below(u64::from(CHURNING)) as u16;
+    let isn = ISN + random.below(3) as u32 * 100_000;
     run(plane, &by_client(port, SYN, isn))?;
     reply(plane, port, SYN | ACK, isn + 1)?;
-    match random.next() % 6 {
+    match random.below(6) {
         0 => run(plane, &by_client(port, RST, isn + 1)).map(drop),
         1 => reply(plane, port, RST | ACK, isn + 1).map(drop),
         2 => {
@@ -145,14 +134,14 @@ fn work(
     pin_to(cpu);
     // The same maps, by another program: as many CPUs as there are, one table.
     let mut opened = Dataplane::open(options).map(|(plane, _)| plane).map_err(anyhow::Error::from);
-    let mut random = Random(0x9e37_79b9 + cpu as u64);
+    let mut random = Random::new(cpu as u64);
     loop {
         let round = Instant::now();
         while let Ok(plane) = &opened
             && round.elapsed() < ROUND
         {
             let outcome = (0..64).try_for_each(|_| churn(plane, &mut random)).and_then(|()| {
-                let port = 10_000 + (random.next() % u64::from(STEADY)) as u16;
+                let port = 10_000 + random.below(u64::from(STEADY)) as u16;
                 ensure!(reply(plane, port, ACK, ISN + 1)?, "steady flow {port} has no pin");
                 Ok(())
             });

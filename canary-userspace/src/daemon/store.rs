@@ -3,10 +3,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{ErrorKind, Write as _},
     net::SocketAddr,
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
@@ -108,12 +107,14 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(|e| io("opening", &path, e))?;
-        // SAFETY: a descriptor of ours.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.trim().to_owned();
-            return Err(StoreError::Locked { path: directory.to_owned(), holder });
-        }
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                let holder = holder.trim().to_owned();
+                StoreError::Locked { path: directory.to_owned(), holder }
+            }
+            TryLockError::Error(error) => io("locking", &path, error),
+        })?;
         let pid = std::process::id().to_string();
         lock.set_len(0)
             .and_then(|()| lock.write_all(pid.as_bytes()))
@@ -150,5 +151,27 @@ impl Store {
 
     fn file(&self) -> PathBuf {
         self.directory.join("state.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_daemon() -> Result<(), StoreError> {
+        let directory = std::env::temp_dir().join(format!("canary-store-{}", std::process::id()));
+        let first = Store::open(&directory)?;
+        let refused = Store::open(&directory).map(drop).map_err(|error| error.to_string());
+        let expected = format!(
+            "another canary daemon (pid {}) works on {}; stop it first, or give this one another `state_dir`",
+            std::process::id(),
+            directory.display()
+        );
+        assert_eq!(refused, Err(expected));
+        drop(first);
+        let again = Store::open(&directory).map(drop);
+        let _ = fs::remove_dir_all(&directory);
+        again
     }
 }

@@ -2,12 +2,9 @@
 
 use std::{
     ffi::CString,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -71,18 +68,23 @@ pub(super) struct PinsLock(#[expect(dead_code, reason = "held, not used")] File)
 
 impl PinsLock {
     /// # Errors
-    /// Where another process has it.
+    /// Where another process has it, or the directory cannot be opened.
     pub(super) fn take(bpffs: &Path) -> Result<Self, DataplaneError> {
         let doing = || format!("opening {}", bpffs.display());
         let directory = File::open(bpffs).context(doing)?;
-        // SAFETY: a descriptor of ours.
-        if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let inode = directory.metadata().context(doing)?.ino();
-            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-            let holder = holder_of(&locks, inode).map_or(String::new(), |pid| format!(" as {pid}"));
-            return Err(DataplaneError::InUse { path: bpffs.to_owned(), holder });
+        match directory.try_lock() {
+            Ok(()) => Ok(Self(directory)),
+            Err(TryLockError::WouldBlock) => {
+                let inode = directory.metadata().context(doing)?.ino();
+                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+                let holder = holder_of(&locks, inode);
+                let holder = holder.map_or(String::new(), |pid| format!(" as {pid}"));
+                Err(DataplaneError::InUse { path: bpffs.to_owned(), holder })
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).context(|| format!("locking {}", bpffs.display()))
+            }
         }
-        Ok(Self(directory))
     }
 }
 
@@ -138,4 +140,38 @@ pub(super) fn unpin(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
         fs::remove_file(bpffs.join(name)).context(doing)?;
     }
     Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any directory has a lock, not only those of a bpffs.
+    #[test]
+    fn pins_have_one_user() -> Result<(), DataplaneError> {
+        let name = format!("canary-pins-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).context(|| "making it")?;
+        let first = PinsLock::take(&directory)?;
+        let refused = remove_unused_pins(&directory).map_err(|error| error.to_string());
+        let expected = format!(
+            "{} is in use by a canary that runs as {}; stop that one first",
+            directory.display(),
+            std::process::id()
+        );
+        assert!(refused.as_ref().is_err_and(|text| text.starts_with(&expected)), "{refused:?}");
+        drop(first);
+        assert!(remove_unused_pins(&directory)?.is_empty());
+        assert!(!directory.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_is_found_by_kind_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1c:5678 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:1c:567 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 00:1c:5678 0 EOF\n";
+        assert_eq!(holder_of(locks, 5678), Some(13));
+        assert_eq!(holder_of(locks, 56), None);
+    }
 }

@@ -34,8 +34,8 @@ pub enum DataplaneError {
     )]
     Busy { interface: String },
     #[error(
-        "the driver of {interface} has no native XDP ({refusal}); set `xdp_mode = \"auto\"` or \
-         `xdp_mode = \"generic\"`, which is slower"
+        "canary cannot attach to {interface} in native mode ({refusal}); set `xdp_mode = \"auto\"` \
+         or `xdp_mode = \"generic\"`, which is slower"
     )]
     NoNative { interface: String, refusal: Box<DataplaneError> },
 }

@@ -182,7 +182,8 @@ impl FlowTable {
     }
 }
 
-const fn is_live(ctl: Ctl) -> bool {
+/// Whether a record stands there, its time over or not.
+pub(super) const fn is_live(ctl: Ctl) -> bool {
     !matches!(ctl.state(), FlowState::Free | FlowState::Claimed)
 }
 

@@ -3,9 +3,9 @@
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
-use canary_common::{Bucket, Ctl, Flow, FlowKey, FlowState, WAYS, deadline_passed};
+use canary_common::{Bucket, Ctl, Flow, FlowKey, WAYS, deadline_passed};
 
-use super::{Dataplane, FlowTable};
+use super::{Dataplane, FlowTable, flow_table::is_live};
 
 const DEADLINE: usize = offset_of!(Flow, deadline);
 
@@ -20,10 +20,7 @@ impl Dataplane {
         let overflown = || self.flow_table.overflown(key);
         let mut all = bucket.ways.into_iter().chain(overflown());
         all.find(|flow| {
-            let state = Ctl(flow.ctl).state();
-            !matches!(state, FlowState::Free | FlowState::Claimed)
-                && flow.key == *key
-                && !deadline_passed(flow.deadline, now)
+            is_live(Ctl(flow.ctl)) && flow.key == *key && !deadline_passed(flow.deadline, now)
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     time::{Duration, Instant},
@@ -9,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Target, mutate::Mutator, random::Random};
+use super::{Target, mutate::Mutator};
+use crate::{random::Random, shrink::leave_out};
 
 /// Bytes of an input, at most.
 const LIMIT: usize = 8192;
@@ -117,7 +119,7 @@ pub fn campaign(
                 if new > 0 && pool.len() < POOL {
                     pool.push(input);
                 } else if new > 0 {
-                    let place = mutator.random.below(POOL);
+                    let place = mutator.random.place(POOL);
                     pool[place] = input;
                 }
             }
@@ -133,25 +135,15 @@ pub fn campaign(
     Ok(outcome)
 }
 
-/// Leaves out what a finding does not need: halves first, single bytes last.
-fn smaller(target: &Target, mut input: Vec<u8>) -> (Vec<u8>, String) {
+/// What of the input the finding needs, and why that must not be.
+fn smaller(target: &Target, input: Vec<u8>) -> (Vec<u8>, String) {
     let mut why = run(target, &input).err().unwrap_or_else(|| "not every time".into());
-    let mut piece = input.len().div_ceil(2).max(1);
     let mut tries = 0;
-    loop {
-        let mut at = 0;
-        while at < input.len() && tries < SHRINKING {
-            tries += 1;
-            let mut less = input.clone();
-            less.drain(at..input.len().min(at + piece));
-            match run(target, &less) {
-                Err(reason) => (input, why) = (less, reason),
-                Ok(_) => at += piece,
-            }
-        }
-        if piece == 1 || tries >= SHRINKING {
-            return (input, why);
-        }
-        piece = piece.div_ceil(2);
-    }
+    let fails = |less: &[u8]| {
+        tries += 1;
+        let found = tries <= SHRINKING && run(target, less).map_err(|reason| why = reason).is_err();
+        Ok::<_, Infallible>(found)
+    };
+    let Ok(input) = leave_out(input, fails);
+    (input, why)
 }

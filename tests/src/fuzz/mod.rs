@@ -11,7 +11,6 @@ pub mod campaign;
 pub mod config;
 pub mod mutate;
 pub mod parser;
-pub mod random;
 pub mod signals;
 
 use std::{

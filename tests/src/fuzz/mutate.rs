@@ -1,6 +1,6 @@
 //! One input from others.
 
-use super::random::Random;
+use crate::random::Random;
 
 /// How inputs are built, which says where it makes sense to cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Mutator {
     pub fn child(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
         let mut input = self.random.choose(pool).cloned().unwrap_or_default();
         // Few changes more often than many.
-        let changes = 1 + self.random.below(CHANGES).min(self.random.below(CHANGES));
+        let changes = 1 + self.random.place(CHANGES).min(self.random.place(CHANGES));
         for _ in 0..changes {
             match self.format {
                 Format::Text if self.random.below(3) > 0 => self.change_text(&mut input, pool),
@@ -44,11 +44,11 @@ impl Mutator {
     }
 
     fn change_bytes(&mut self, input: &mut Vec<u8>, pool: &[Vec<u8>]) {
-        let at = self.random.below(input.len());
+        let at = self.random.place(input.len());
         match self.random.below(10) {
             0 | 1 => self.flip(input, at),
             2 => self.edge(input, at),
-            3 => overwrite(input, at, &[self.random.next() as u8]),
+            3 => overwrite(input, at, &[self.random.bits() as u8]),
             4 => {
                 let token = self.token();
                 overwrite(input, at, token);
@@ -64,7 +64,7 @@ impl Mutator {
             7 => {
                 let until = self.near(at, input.len());
                 let copy = input[at..until].to_vec();
-                insert(input, self.random.below(input.len()), &copy);
+                insert(input, self.random.place(input.len()), &copy);
             }
             8 => input.truncate(at),
             _ => self.splice(input, at, pool),
@@ -94,7 +94,7 @@ impl Mutator {
         // At the same place in both, or anywhere.
         let from = match self.random.below(2) {
             0 => at.min(other.len()),
-            _ => self.random.below(other.len()),
+            _ => self.random.place(other.len()),
         };
         input.truncate(at);
         input.extend_from_slice(&other[from..]);
@@ -102,7 +102,7 @@ impl Mutator {
 
     fn change_text(&mut self, input: &mut Vec<u8>, pool: &[Vec<u8>]) {
         let lines: Vec<&[u8]> = input.split_inclusive(|&byte| byte == b'\n').collect();
-        let (a, b) = (self.random.below(lines.len()), self.random.below(lines.len()));
+        let (a, b) = (self.random.place(lines.len()), self.random.place(lines.len()));
         let mut lines = lines;
         match self.random.below(7) {
             0 if !lines.is_empty() => {
@@ -131,7 +131,7 @@ impl Mutator {
                 let Some(theirs) = self.word(other) else { return };
                 other[theirs].to_vec()
             }
-            1 => self.random.next().to_string().into_bytes(),
+            1 => self.random.bits().to_string().into_bytes(),
             _ => self.token().to_vec(),
         };
         input.splice(place, word);
@@ -140,7 +140,7 @@ impl Mutator {
     /// A run of bytes that are not between words.
     fn word(&mut self, text: &[u8]) -> Option<std::ops::Range<usize>> {
         let inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.%:".contains(byte);
-        let from = self.random.below(text.len());
+        let from = self.random.place(text.len());
         let start = from + text[from..].iter().position(inside)?;
         let len = text[start..].iter().position(|byte| !inside(byte));
         Some(start..len.map_or(text.len(), |len| start + len))
@@ -153,7 +153,7 @@ impl Mutator {
     /// A place a little after `at`, seldom far after it.
     fn near(&mut self, at: usize, len: usize) -> usize {
         let most = if self.random.below(8) == 0 { len } else { 8 };
-        len.min(at + self.random.below(most) + 1)
+        len.min(at + self.random.place(most) + 1)
     }
 }
 

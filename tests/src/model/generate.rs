@@ -8,7 +8,10 @@ use super::{
     step::{By, Data, Edit, Pkt, Step},
     world::{self, CLIENTS, PORTS, SERVICES, SHARED},
 };
-use crate::frame::{ACK, FIN, RST, SYN};
+use crate::{
+    frame::{ACK, FIN, RST, SYN},
+    random::Random,
+};
 
 const PSH: u8 = 8;
 
@@ -32,48 +35,6 @@ const DISTANCES: [i32; 16] = [
     i32::MIN,
 ];
 
-/// Numbers that follow from a seed (splitmix64, Steele et al. 2014).
-#[derive(Clone, Copy, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In `0..end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end
-    }
-
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of these, by weight.
-    ///
-    /// # Panics
-    /// Where all weights are 0.
-    pub fn weighted<T: Copy>(&mut self, choices: &[(u64, T)]) -> T {
-        let mut at = self.below(choices.iter().map(|(weight, _)| weight).sum());
-        for (weight, choice) in choices {
-            if at < *weight {
-                return *choice;
-            }
-            at -= weight;
-        }
-        unreachable!("below the sum of the weights")
-    }
-
-    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
-
 /// Service, client, port.
 type Who = (u16, u8, u8);
 
@@ -88,7 +49,7 @@ pub struct Generator {
 impl Generator {
     #[must_use]
     pub const fn new(seed: u64, mutated: bool) -> Self {
-        Self { random: Random(seed), mutated, talking: [(0, 1, 0); 6] }
+        Self { random: Random::new(seed), mutated, talking: [(0, 1, 0); 6] }
     }
 
     pub fn next(&mut self, model: &Model) -> Step {

@@ -3,17 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use canary::{
-    dataplane::FlowTable,
-    plan::{Write, checksum_deltas},
-};
-use canary_common::{
-    Address, Backend, BackendFlags, DirectoryKey, EntryKind, Flow, FlowKey, FrameAddresses,
-    HashKeys, Reason, Service, ServiceFlags, Track, WeightTable,
-};
+use canary::{dataplane::FlowTable, plan::Write};
+use canary_common::{EntryKind, Flow, FlowKey, Reason, Service, ServiceFlags, Track, WeightTable};
 
-use super::{Booked, CELLS, Ends, world};
-use crate::plane::{BACKEND_MAC, INGRESS, OWN_MAC, Plane, TABLE_SIZE};
+use super::{Booked, CELLS, Ends, packet::UDP, world};
+use crate::plane::{INGRESS, NewBackend, Plane, directory_key, service_record};
 
 #[derive(Debug)]
 pub struct Real {
@@ -95,7 +89,7 @@ impl Real {
     /// # Errors
     /// The kernel's.
     pub fn backend(&mut self, number: u16, resolved: bool) -> Result<()> {
-        let record = backend(number, resolved, self.elsewhere);
+        let record = backend(number, resolved, self.elsewhere).record();
         Ok(self.plane.get().apply(&[Write::Backend { number, record }])?)
     }
 
@@ -107,17 +101,13 @@ impl Real {
         let mut entries = Vec::new();
         for (number, service) in (0..).zip(&world::SERVICES) {
             let vip = world::address(service.vip);
-            let (address, port) = (Address::from(vip.ip()), vip.port().to_be());
-            let key = DirectoryKey::new(EntryKind::Service, address, port, service.protocol);
-            entries.push((key, number));
+            entries.push((directory_key(EntryKind::Service, vip, service.protocol), number));
         }
         for number in world::numbers().filter(|n| *n != world::SHARED[1] && configured(*n)) {
             let at = world::address(world::backend_of(number).address);
-            let (address, port) = (Address::from(at.ip()), at.port().to_be());
             let service = world::backend_of(number).service;
             let protocol = world::SERVICES[usize::from(service)].protocol;
-            let key = DirectoryKey::new(EntryKind::Backend, address, port, protocol);
-            entries.push((key, u32::from(number)));
+            entries.push((directory_key(EntryKind::Backend, at, protocol), u32::from(number)));
         }
         Ok(self.plane.get().apply(&[Write::Directory { entries }])?)
     }
@@ -232,44 +222,24 @@ pub fn tables() -> HashMap<u16, Vec<u16>> {
 
 fn service(number: u16) -> Service {
     let service = &world::SERVICES[usize::from(number)];
-    let vip = world::address(service.vip);
     let alone = if service.by_client_alone { ServiceFlags::CLIENT_AFFINITY } else { 0 };
-    Service {
-        vip: Address::from(vip.ip()),
-        port_be: vip.port().to_be(),
-        protocol: service.protocol,
-        flags: ServiceFlags::PRESENT | alone,
-        timeouts: world::TIMEOUTS,
-        signals: service.signals,
-        pick: HashKeys::from_seed(u64::from(number)),
-        table_size: [TABLE_SIZE; 2],
-        ..Service::default()
-    }
+    let vip = world::address(service.vip);
+    let record = service_record(number, vip, service.protocol, alone, world::TIMEOUTS);
+    Service { signals: service.signals, ..record }
 }
 
-fn backend(number: u16, resolved: bool, elsewhere: u32) -> Backend {
+fn backend(number: u16, resolved: bool, elsewhere: u32) -> NewBackend {
     let backend = world::backend_of(number);
-    let address = world::address(backend.address);
-    let vip = world::address(world::SERVICES[usize::from(backend.service)].vip);
-    let (address_delta, transport_delta) = checksum_deltas(vip, address);
-    let mut flags = BackendFlags::PRESENT;
-    if resolved {
-        flags |= BackendFlags::RESOLVED;
-    }
-    if backend.track == Track::Canary {
-        flags |= BackendFlags::CANARY;
-    }
-    Backend {
-        address: Address::from(address.ip()),
-        port_be: address.port().to_be(),
-        flags,
-        ifindex: if backend.elsewhere { elsewhere } else { INGRESS },
-        frame: FrameAddresses::new(BACKEND_MAC, OWN_MAC),
+    let service = &world::SERVICES[usize::from(backend.service)];
+    NewBackend {
+        number,
         service: backend.service,
-        next_sharing: if number == world::SHARED[0] { world::SHARED[1] } else { 0 },
-        cells: world::cells(number),
-        address_delta,
-        transport_delta,
-        ..Backend::default()
+        track: backend.track,
+        vip: world::address(service.vip),
+        address: world::address(backend.address),
+        udp: service.protocol == UDP,
+        ifindex: if backend.elsewhere { elsewhere } else { INGRESS },
+        resolved,
+        shares_with: (number == world::SHARED[0]).then_some(world::SHARED[1]),
     }
 }

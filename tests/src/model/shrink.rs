@@ -1,6 +1,5 @@
-//! From a long case that fails to a short one: chunks are left out, then single
-//! steps, then fields are made plain, as long as it still fails (delta
-//! debugging, Zeller and Hildebrandt 2002).
+//! From a long case that fails to a short one: steps are left out, then fields
+//! are made plain, as long as it still fails.
 
 use anyhow::Result;
 
@@ -8,6 +7,7 @@ use super::{
     driver::Ended,
     step::{By, PKT, Pkt, Step},
 };
+use crate::shrink::leave_out;
 
 /// The short case, and how it fails.
 ///
@@ -30,23 +30,7 @@ pub fn shrink(
     };
     loop {
         let len = case.len();
-        let mut chunk = (len / 2).max(1);
-        loop {
-            let mut at = 0;
-            while at < case.len() {
-                let mut without = case.clone();
-                without.drain(at..(at + chunk).min(case.len()));
-                if fails(&without, &mut last)? {
-                    case = without;
-                } else {
-                    at += chunk;
-                }
-            }
-            if chunk == 1 {
-                break;
-            }
-            chunk /= 2;
-        }
+        case = leave_out(case, |case| fails(case, &mut last))?;
         for plainer in plainer_together(&case) {
             if fails(&plainer, &mut last)? {
                 case = plainer;
@@ -149,4 +133,33 @@ fn plainer_packets(pkt: &Pkt) -> Vec<Pkt> {
     }
     all.retain(|plainer| plainer != pkt);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if the program and the model did not agree on a long packet after a
+    /// split: nothing else is needed.
+    #[test]
+    fn two_plain_steps_are_left() -> Result<()> {
+        let noise = |port| Step::Packet(Pkt { port, flags: 16, ..PKT });
+        let mut case: Vec<_> = (0..40).map(noise).collect();
+        case.insert(7, Step::Split { service: 1, permille: 250 });
+        case.insert(30, Step::Mutated(Pkt { client: 9, len: 511, ttl: 3, ..PKT }, Vec::new()));
+        let (short, why) = shrink(case, |case| {
+            let split = case.iter().position(|step| matches!(step, Step::Split { .. }));
+            let long = |step| packet_of(step).is_some_and(|pkt| pkt.len == 511);
+            let differs = split.is_some_and(|at| case[at..].iter().any(long));
+            Ok(if differs {
+                Ended::Differs(format!("{} steps", case.len()))
+            } else {
+                Ended::Agreed
+            })
+        })?;
+        let split = Step::Split { service: 1, permille: 0 };
+        assert_eq!(short, [split, Step::Packet(Pkt { len: 511, ..PKT })]);
+        assert_eq!(why, "2 steps");
+        Ok(())
+    }
 }

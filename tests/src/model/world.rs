@@ -3,11 +3,10 @@
 
 use std::net::SocketAddr;
 
-use canary::plan::ring;
 use canary_common::{Signals, Timeouts, Track};
 
 use super::packet::{TCP, UDP};
-use crate::plane::TABLE_SIZE;
+use crate::plane::table_of;
 
 /// The unit in which time passes, in jiffies: so long that what a run takes in
 /// real time does not matter.
@@ -125,11 +124,7 @@ pub const fn table_number(service: u16, track: Track, mask: u8) -> u16 {
 /// what the program does with one.
 #[must_use]
 pub fn table(service: u16, of: Track, mask: u8) -> Option<Vec<u16>> {
-    let backends: Vec<_> = chosen(service, of, mask)
-        .into_iter()
-        .map(|number| ring::RingBackend { number, name: number.to_string().into(), weight: 1 })
-        .collect();
-    ring::build(&backends, TABLE_SIZE, 7)
+    table_of(&chosen(service, of, mask))
 }
 
 /// A client's address and port, of the service's family.
