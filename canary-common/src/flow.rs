@@ -23,6 +23,14 @@ impl FlowKey {
     pub const fn hash(&self, keys: &HashKeys) -> Hashed {
         keys.hash(&self.client, (self.client_port_be as u32) << 16 | self.service as u32)
     }
+
+    /// Whether it is the one flow in so many that is followed; 0: none is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_followed(&self, keys: &HashKeys, one_in: u32) -> bool {
+        // Other bits than those that choose bucket and way.
+        one_in != 0 && ((self.hash(keys).0 >> 40) as u32).is_multiple_of(one_in)
+    }
 }
 
 /// A flow's place in its life. `Free` is what a zeroed map holds.

@@ -13,6 +13,7 @@ mod flow;
 mod hash;
 mod service;
 mod signals;
+mod told;
 mod where_answer;
 
 pub use address::{Address, FrameAddresses, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
@@ -26,6 +27,7 @@ pub use service::{
     Backend, BackendFlags, MAX_SPLIT, Service, ServiceFlags, Split, Timeouts, Track, WeightTable,
 };
 pub use signals::{Histogram, Latencies, Signals, Ticks};
+pub use told::{FlowEvent, Told};
 pub use where_answer::WhereAnswer;
 
 /// Version of every layout in this crate. Pinned maps carry it (in
@@ -66,14 +68,17 @@ pub struct Settings {
     /// 1 once a flow went to the overflow map; the daemon resets it when that
     /// map is empty again. While it is 0, a miss needs no second look-up.
     pub overflowed: u32,
-    pub reserved: u32,
+    /// Somebody follows one flow in so many, by the flow's hash; 0: nobody.
+    pub follow: u32,
     /// Secret keys of the flow table's and the directory's hash. The program
     /// has them as a load-time constant; they stand here for the daemon that
     /// adopts the maps.
     pub keys: HashKeys,
+    /// Events that the ring had no room for. Added to by the program.
+    pub events_dropped: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
 
 #[cfg(feature = "aya")]
 mod pod {

@@ -2,12 +2,11 @@
 
 use core::{mem::offset_of, ptr::addr_of_mut};
 
-use canary_common::{Cell, Histogram, Latencies, Reason};
+use canary_common::{Cell, Histogram, Latencies, Reason, Told};
 
 use crate::{
     atomic,
     maps::{CELLS, LATENCIES, REASONS, SHARED_CELLS},
-    tcp::Told,
 };
 
 /// This CPU's counters of a cell.

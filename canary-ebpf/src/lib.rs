@@ -12,6 +12,7 @@ pub mod atomic;
 pub mod counters;
 pub mod directory;
 pub mod flows;
+pub mod follow;
 pub mod maps;
 pub mod open;
 pub mod packet;

@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
     btf_maps,
     macros::{btf_map, map},
-    maps::{Array, LruHashMap, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
     Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey,
@@ -73,6 +73,15 @@ pub static SHARED_CELLS: Array<SharedCell> = Array::with_max_entries(MAX_CELLS, 
 /// line is fought for.
 #[map]
 pub static LATENCIES: Array<Latencies> = Array::with_max_entries(MAX_CELLS, BPF_F_MMAPABLE);
+
+/// What is told to those who follow flows: [`FlowEvent`]s, read by the daemon.
+/// Nothing is written while nobody follows. Not pinned: it ends with those
+/// who read it.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// Some five thousand events: a burst between two looks of the daemon.
+const EVENTS_BYTES: u32 = 256 << 10;
 
 /// Packets by [`Reason`].
 #[map]

@@ -3,17 +3,17 @@
 //! It parses again what the pinned path parsed: the two are functions of their
 //! own, so that neither one's stack and states weigh on the other.
 
-use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, WeightTable};
+use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable};
 
 use crate::{
     flows::{self, NewFlow},
+    follow,
     maps::hash_keys,
     packet::Packet,
     parse::{Parsed, Transport, parse},
     path::{Verdict, key_of, service_of, towards_backend, way_to},
     pick::{self, NoPick, Pick, pick},
     signals,
-    tcp::Told,
 };
 
 /// A first packet's place in its flow.
@@ -75,6 +75,7 @@ pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
             _ => Told::NEW_FLOW,
         };
         towards_backend(&parsed, picked.backend, picked.cell, told);
+        follow::tell(&key, picked.number, picked.cell, told);
         return Ok(Verdict { action, reason: beginning.reason });
     }
     if inserted.backend == 0 {

@@ -4,19 +4,20 @@
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
     Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
-    ServiceFlags, Timeouts,
+    ServiceFlags, Timeouts, Told,
 };
 
 use crate::{
     counters, directory,
     flows::{self, Pin},
+    follow,
     maps::{BACKENDS, INTERFACES, SERVICES, hash_keys},
     packet::Packet,
     parse::{Parsed, parse},
     pick,
     rewrite::{End, Translation, rewrite},
     signals,
-    tcp::{Segment, Told},
+    tcp::Segment,
 };
 
 /// How a packet leaves: an XDP action, and why. An `Err` of the functions
@@ -98,9 +99,10 @@ fn from_client(
     {
         let segment = signals::segment(packet, parsed, false, signals::wanted(service));
         let action = way_to(backend, ingress);
-        let told = follow(&mut pin, &segment, service, action, now)?;
+        let told = take_along(&mut pin, &segment, service, action, now)?;
         if !told.has(Told::REOPENED) {
             towards_backend(parsed, backend, pin.cell, told);
+            follow::tell(&key, pin.backend, pin.cell, told);
             return Ok(Some(Verdict { action: action?, reason: Reason::Pinned }));
         }
     }
@@ -128,7 +130,7 @@ fn from_backend(
         if let Some(pin) = flows::find(&key, key.hash(hash_keys()), now)
             && pin.backend == number
         {
-            return towards_client(packet, parsed, pin, backend, now, ingress);
+            return towards_client(packet, parsed, &key, pin, backend, now, ingress);
         }
         if number != head || backend.next_sharing == 0 {
             break;
@@ -157,7 +159,7 @@ pub fn way_to(backend: &Backend, ingress: u32) -> Result<u32, Reason> {
 /// without a way out goes to the host and leaves no trace, and what begins
 /// anew leaves the flow that it ends as it is.
 #[inline(always)]
-fn follow(
+fn take_along(
     pin: &mut Pin,
     segment: &Segment,
     service: &Service,
@@ -223,6 +225,7 @@ pub fn towards_backend(parsed: &Parsed, backend: &Backend, cell: u16, told: Told
 fn towards_client(
     packet: &Packet,
     parsed: &Parsed,
+    key: &FlowKey,
     mut pin: Pin,
     backend: &Backend,
     now: u32,
@@ -235,12 +238,13 @@ fn towards_client(
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
     let segment = signals::segment(packet, parsed, true, signals::wanted(service));
-    let told = follow(&mut pin, &segment, service, Ok(action), now)?;
+    let told = take_along(&mut pin, &segment, service, Ok(action), now)?;
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
     }
     counters::book(pin.cell, told);
+    follow::tell(key, pin.backend, pin.cell, told);
     rewrite(
         parsed,
         &Translation {

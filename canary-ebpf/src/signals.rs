@@ -5,14 +5,14 @@
 use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use canary_common::{Service, Signals, Ticks};
+use canary_common::{Service, Signals, Ticks, Told};
 use network_types::tcp::TcpHdr;
 
 use crate::{
     maps::signals,
     packet::{Header, Packet},
     parse::{Parsed, Transport},
-    tcp::{By, Segment, Told, Tracked},
+    tcp::{By, Segment, Tracked},
 };
 
 /// Signals to read for a service.

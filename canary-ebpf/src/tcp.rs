@@ -1,9 +1,7 @@
 //! What a packet means for a pinned flow. Pure: state and segment in, next
 //! state and what is told out; both directions.
 
-use core::mem::offset_of;
-
-use canary_common::{Cell, FlowFlags, FlowState, Signals};
+use canary_common::{FlowFlags, FlowState, Signals, Told, told};
 
 use crate::signals::{http_status_class, is_fatal_alert};
 
@@ -74,74 +72,6 @@ impl Segment {
     }
 }
 
-/// What a packet told: bits 0 to 31 stand for the counters of its flow's cell,
-/// in their order, each to be raised by one; then what is to be done; from bit
-/// 36 on a time that is over, in [`canary_common::Ticks`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told(pub u64);
-
-macro_rules! count {
-    ($counter:ident) => {
-        Told(1 << (offset_of!(Cell, $counter) / size_of::<u64>()))
-    };
-}
-
-impl Told {
-    pub const NOTHING: Self = Self(0);
-    pub const NEW_FLOW: Self = count!(connections);
-    pub const MIDSTREAM: Self = count!(midstream);
-    /// The client begins to wait.
-    pub const STARTS: Self = Self(1 << 32);
-    /// The wait for the SYN-ACK is over, or that for an answer.
-    pub const HANDSHAKE: Self = Self(1 << 33);
-    pub const FIRST_BYTE: Self = Self(1 << 34);
-    /// A new connection from the same client port: not this flow any more.
-    pub const REOPENED: Self = Self(1 << 35);
-    const WAITED: u32 = 36;
-
-    #[inline(always)]
-    pub const fn has(self, any: Self) -> bool {
-        self.0 & any.0 != 0
-    }
-
-    #[inline(always)]
-    const fn and(self, more: Self) -> Self {
-        Self(self.0 | more.0)
-    }
-
-    /// This where `condition` holds; without a branch, of which the verifier
-    /// walks both sides.
-    #[inline(always)]
-    const fn when(self, condition: bool) -> Self {
-        Self(self.0 * condition as u64)
-    }
-
-    /// With the length of a wait; what is longer than its bits stays below.
-    #[inline(always)]
-    pub const fn after(self, ticks: u32) -> Self {
-        let most = u32::MAX >> (Self::WAITED - 32);
-        let ticks = if ticks < most { ticks } else { most };
-        Self(self.0 | (ticks as u64) << Self::WAITED)
-    }
-
-    /// Whether the cell's counter of this number is to be raised.
-    #[inline(always)]
-    pub const fn counts(self, number: usize) -> bool {
-        number < 32 && self.0 & 1 << number != 0
-    }
-
-    #[inline(always)]
-    pub const fn waited(self) -> u32 {
-        (self.0 >> Self::WAITED) as u32
-    }
-
-    /// Whether there is something to be booked.
-    #[inline(always)]
-    pub const fn is_booked(self) -> bool {
-        self.0 & !(Self::STARTS.0 | Self::REOPENED.0) != 0
-    }
-}
-
 /// The part of a flow that packets change.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +104,7 @@ impl Tracked {
                 if first {
                     self.state = FlowState::Answered;
                 }
-                count!(established).when(first).and(Told::FIRST_BYTE.when(self.waiting_since != 0))
+                told!(established).when(first).and(Told::FIRST_BYTE.when(self.waiting_since != 0))
             }
         }
     }
@@ -200,7 +130,7 @@ impl Tracked {
         {
             self.state = FlowState::Established;
             self.client_seq = segment.seq;
-            told = count!(established);
+            told = told!(established);
         }
         let old = self.is_old(segment, self.client_seq, wanted);
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_CLIENT, wanted);
@@ -208,9 +138,9 @@ impl Tracked {
         let established = self.state == FlowState::Established;
         told = told
             .and(Told::STARTS.when(wanted & Signals::LATENCY != 0 && asks && established))
-            .and(count!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
-            .and(count!(zero_windows_client).when(is_closed_window(segment, wanted)))
-            .and(count!(tls_alerts_client).when(alert));
+            .and(told!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
+            .and(told!(zero_windows_client).when(is_closed_window(segment, wanted)))
+            .and(told!(tls_alerts_client).when(alert));
         self.note_data(segment);
         advance(&mut self.client_seq, segment, self.state, wanted);
         told.and(self.fin(segment, FlowFlags::FIN_CLIENT))
@@ -230,16 +160,16 @@ impl Tracked {
         if midstream {
             self.state = FlowState::Established;
             self.backend_seq = segment.seq;
-            told = count!(established);
+            told = told!(established);
         }
         let old = self.is_old(segment, self.backend_seq, wanted);
         let answers = self.state != FlowState::HalfOpen && self.waiting_since != 0;
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_BACKEND, wanted);
         told = told
             .and(Told::FIRST_BYTE.when(answers && segment.len > 0 && !old))
-            .and(count!(retransmits_backend).when(wanted & Signals::RETRANSMITS != 0 && old))
-            .and(count!(zero_windows_backend).when(is_closed_window(segment, wanted)))
-            .and(count!(tls_alerts_backend).when(alert));
+            .and(told!(retransmits_backend).when(wanted & Signals::RETRANSMITS != 0 && old))
+            .and(told!(zero_windows_backend).when(is_closed_window(segment, wanted)))
+            .and(told!(tls_alerts_backend).when(alert));
         if wanted & Signals::HTTP != 0 && segment.len > 0 && !old {
             told = told.and(self.response(segment));
         }
@@ -254,13 +184,13 @@ impl Tracked {
         let class = http_status_class(&segment.head);
         let first_5xx = class == 5 && !self.has(FlowFlags::HTTP_5XX);
         self.flags |= FlowFlags::HTTP_5XX * u16::from(class == 5);
-        count!(http_1xx)
+        told!(http_1xx)
             .when(class == 1)
-            .and(count!(http_2xx).when(class == 2))
-            .and(count!(http_3xx).when(class == 3))
-            .and(count!(http_4xx).when(class == 4))
-            .and(count!(http_5xx).when(class == 5))
-            .and(count!(connections_5xx).when(first_5xx))
+            .and(told!(http_2xx).when(class == 2))
+            .and(told!(http_3xx).when(class == 3))
+            .and(told!(http_4xx).when(class == 4))
+            .and(told!(http_5xx).when(class == 5))
+            .and(told!(connections_5xx).when(first_5xx))
     }
 
     /// Whether the data, or its beginning, was sent before; `next` is what
@@ -306,7 +236,7 @@ impl Tracked {
     #[inline(always)]
     fn syn(&self, segment: &Segment) -> Told {
         if segment.seq == self.client_seq {
-            return count!(syn_retransmits);
+            return told!(syn_retransmits);
         }
         // What is established the backend settles with a challenge ACK
         // (RFC 5961, 4.2).
@@ -319,13 +249,13 @@ impl Tracked {
             return Told::NOTHING;
         }
         if !near(segment.seq, self.client_seq) {
-            return count!(resets_client_implausible);
+            return told!(resets_client_implausible);
         }
-        let after_data = count!(resets_client_after_data).when(self.has(FlowFlags::DATA));
+        let after_data = told!(resets_client_after_data).when(self.has(FlowFlags::DATA));
         let told = match self.stage() {
             Stage::Unknown | Stage::HalfOpen => Told::NOTHING,
-            Stage::Open => count!(resets_client).and(after_data),
-            Stage::Ended => count!(resets_client_after_fin),
+            Stage::Open => told!(resets_client).and(after_data),
+            Stage::Ended => told!(resets_client_after_fin),
         };
         self.close_by_reset(0);
         told
@@ -337,14 +267,14 @@ impl Tracked {
             return Told::NOTHING;
         }
         if !self.believes_backend(segment) {
-            return count!(resets_backend_implausible);
+            return told!(resets_backend_implausible);
         }
-        let after_data = count!(resets_backend_after_data).when(self.has(FlowFlags::DATA));
+        let after_data = told!(resets_backend_after_data).when(self.has(FlowFlags::DATA));
         let (told, flags) = match self.stage() {
             Stage::Unknown => (Told::NOTHING, 0),
-            Stage::HalfOpen => (count!(refused), FlowFlags::BAD),
-            Stage::Open => (count!(resets_backend).and(after_data), FlowFlags::BAD),
-            Stage::Ended => (count!(resets_backend_after_fin), 0),
+            Stage::HalfOpen => (told!(refused), FlowFlags::BAD),
+            Stage::Open => (told!(resets_backend).and(after_data), FlowFlags::BAD),
+            Stage::Ended => (told!(resets_backend_after_fin), 0),
         };
         self.close_by_reset(flags);
         told
@@ -394,7 +324,7 @@ impl Tracked {
             return Told::NOTHING;
         }
         self.state = FlowState::Closing;
-        count!(closed)
+        told!(closed)
     }
 }
 

@@ -268,6 +268,9 @@ fn data_plane(text: &mut Text, status: &Status) {
         text.family(name, "gauge", help);
         text.sample(name, &[], &value.to_string());
     }
+    let name = "canary_flow_events_dropped_total";
+    text.family(name, "counter", "Events for those who follow flows that had no room.");
+    text.sample(name, &[], &status.data_plane.events_dropped.to_string());
     if !status.data_plane.attached.is_empty() {
         let name = "canary_interface_mode";
         text.family(name, "gauge", "How the program is attached: 1 for the mode it has, else 0.");
@@ -530,6 +533,7 @@ mod tests {
                 attached: vec![Attached { interface: "eth0".into(), mode: "generic".into() }],
                 abi: 1,
                 flows: FlowTableStatus { capacity: 262_144, active: 38, overflow: 0 },
+                events_dropped: 3,
             },
             services: vec![ServiceStatus {
                 name: "web".into(),
@@ -581,6 +585,7 @@ mod tests {
             r#"canary_split_ratio{service="web",kind="configured"} 0.05"#,
             r#"canary_split_ratio{service="web",kind="actual"} 0.0502"#,
             r#"canary_rollbacks_total{service="web"} 1"#,
+            "canary_flow_events_dropped_total 3",
             "# TYPE canary_connections_total counter",
             "# TYPE canary_active_connections gauge",
         ] {

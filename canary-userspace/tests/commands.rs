@@ -12,7 +12,7 @@ use std::{
 use canary::api::{
     request::{Refusal, Request},
     server::{bind_unix, serve_unix},
-    types::{DrainStatus, Flows, Reloaded, Status, Weight},
+    types::{DrainStatus, Flows, FollowedFlow, Reloaded, Status, Weight},
 };
 use tokio::sync::mpsc;
 
@@ -96,6 +96,19 @@ fn answer(request: Request, left: &mut u64) {
         Request::Flows { reply, .. } => {
             reply.send(Ok(Flows::default())).ok();
         }
+        Request::Follow { reply, .. } => {
+            let (sender, events) = mpsc::channel(1);
+            let event = FollowedFlow {
+                event: "closed".to_owned(),
+                client: "198.51.100.7:40000".to_owned(),
+                track: "stable".to_owned(),
+                backend: "10.0.0.11:80".to_owned(),
+                lived: Some(0.25),
+                ..FollowedFlow::default()
+            };
+            sender.try_send(event).ok();
+            reply.send(Ok(events)).ok();
+        }
         Request::Reload { reply, .. } => {
             reply.send(Ok(Reloaded { changes: vec!["web: timeouts".to_owned()] })).ok();
         }
@@ -120,6 +133,10 @@ fn commands_print_what_the_daemon_answers() {
         (&["weight", "web", "0.1%"], "web: canary 0.1 %\n"),
         (&["drain", "web", "canary"], "web: canary takes no new connections; 3 left\n"),
         (&["drain", "web", "canary", "--undo"], "web: canary takes new connections again\n"),
+        (
+            &["flows", "web", "--follow"],
+            "00:00:00.000Z  closed  198.51.100.7:40000 → 10.0.0.11:80 (stable), lived 250.0 ms\n",
+        ),
         (&["reload"], "reloaded:\n  web: timeouts\n"),
         (&["detach"], "detached from 1 interface(s), 1 maps removed\n"),
     ] {

@@ -509,7 +509,7 @@ fn expiry_by_state() {
         bed.passed(&bed.syn_ack().bytes(), Reason::NoPin)?;
         let now = bed.plane.get().now()?;
         let table = bed.plane.get().flow_table();
-        let swept = table.sweep(now, 0..table.buckets());
+        let swept = table.sweep(now, 0..table.buckets(), &mut |_| ());
         ensure!(swept.handshake_timeouts == 1 && swept.freed == 1, "{swept:?}");
         ensure!(bed.shared()?.handshake_timeouts == 1);
         // Answered, but the client went away: not the backend's failure.
@@ -517,7 +517,7 @@ fn expiry_by_state() {
         bed.replied(&bed.syn_ack(), |_| ())?;
         wait_jiffies(&mut bed, 100);
         let now = bed.plane.get().now()?;
-        ensure!(table.sweep(now, 0..table.buckets()).handshake_timeouts == 0);
+        ensure!(table.sweep(now, 0..table.buckets(), &mut |_| ()).handshake_timeouts == 0);
         // Established lives longer than half-open, and each packet extends it.
         bed.handshake()?;
         for _ in 0..3 {

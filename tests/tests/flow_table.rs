@@ -200,7 +200,7 @@ fn two_cpus_on_the_same_buckets_for_a_minute() {
                 let round = Instant::now();
                 while outcome.is_ok() && round.elapsed() < ROUND {
                     outcome = plane.now().map_err(anyhow::Error::from).map(|now| {
-                        table.sweep(now, 0..table.buckets());
+                        table.sweep(now, 0..table.buckets(), &mut |_| ());
                     });
                 }
                 quiet.wait();

@@ -7,7 +7,11 @@ use std::{
 };
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
@@ -73,6 +77,38 @@ impl Client {
         self.call::<(), T>(Method::POST, path, None)
     }
 
+    /// Asks for lines of JSON without an end; each goes to `each`, until that
+    /// fails or the daemon hangs up.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; or what `each` failed with.
+    pub fn follow<T: DeserializeOwned, E: From<ClientError>>(
+        &self,
+        path: &str,
+        mut each: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| self.broken(error))?;
+        runtime.block_on(async {
+            let begun = tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, Vec::new()));
+            let response = begun.await.unwrap_or_else(|_| Err(self.broken("no answer in time")))?;
+            let status = response.status();
+            let mut body = response.into_body();
+            let mut rest = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| self.broken(error))?;
+                rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                while status.is_success()
+                    && let Some(end) = rest.iter().position(|byte| *byte == b'\n')
+                {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    each(serde_json::from_slice(&line).map_err(|error| self.broken(error))?)?;
+                }
+            }
+            if status.is_success() { Ok(()) } else { Err(self.refusal(status, &rest).into()) }
+        })
+    }
+
     fn call<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
@@ -95,9 +131,13 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| self.broken(error));
         }
-        let said = serde_json::from_slice::<ApiError>(&bytes);
-        Err(said
-            .map_or_else(|_| self.broken(status), |refusal| ClientError::Refused(refusal.error)))
+        Err(self.refusal(status, &bytes))
+    }
+
+    /// What the daemon said of why not.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let said = serde_json::from_slice::<ApiError>(body);
+        said.map_or_else(|_| self.broken(status), |refusal| ClientError::Refused(refusal.error))
     }
 
     async fn exchange(
@@ -106,6 +146,18 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let collected = response.into_body().collect().await;
+        Ok((status, collected.map_err(|error| self.broken(error))?.to_bytes()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) =
@@ -119,10 +171,7 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.broken(error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
-        let status = response.status();
-        let collected = response.into_body().collect().await;
-        Ok((status, collected.map_err(|error| self.broken(error))?.to_bytes()))
+        sender.send_request(request).await.map_err(|error| self.broken(error))
     }
 
     fn unreachable(&self, error: &std::io::Error) -> ClientError {

@@ -4,9 +4,9 @@
 use std::{fmt, net::IpAddr};
 
 use canary_common::Split;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::types::{DrainStatus, Flows, Reloaded, Status, Weight, Where};
+use super::types::{DrainStatus, Flows, FollowedFlow, Reloaded, Status, Weight, Where};
 
 /// Where the answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -62,16 +62,60 @@ impl Refusal {
 /// One request.
 #[derive(Debug)]
 pub enum Request {
-    Status { service: Option<String>, reply: Reply<Status> },
-    GetWeight { service: String, reply: Reply<Weight> },
-    SetWeight { service: String, split: Split, by: Peer, reply: Reply<Weight> },
-    SetDrain { service: String, target: String, drain: bool, by: Peer, reply: Reply<DrainStatus> },
-    DrainStatus { service: String, target: String, reply: Reply<DrainStatus> },
-    Where { service: String, client: IpAddr, port: Option<u16>, reply: Reply<Where> },
-    Flows { service: String, filter: FlowFilter, reply: Reply<Flows> },
-    Reload { by: Peer, reply: Reply<Reloaded> },
-    Detach { by: Peer, reply: Reply<Vec<String>> },
-    Metrics { reply: Reply<String> },
+    Status {
+        service: Option<String>,
+        reply: Reply<Status>,
+    },
+    GetWeight {
+        service: String,
+        reply: Reply<Weight>,
+    },
+    SetWeight {
+        service: String,
+        split: Split,
+        by: Peer,
+        reply: Reply<Weight>,
+    },
+    SetDrain {
+        service: String,
+        target: String,
+        drain: bool,
+        by: Peer,
+        reply: Reply<DrainStatus>,
+    },
+    DrainStatus {
+        service: String,
+        target: String,
+        reply: Reply<DrainStatus>,
+    },
+    Where {
+        service: String,
+        client: IpAddr,
+        port: Option<u16>,
+        reply: Reply<Where>,
+    },
+    Flows {
+        service: String,
+        filter: FlowFilter,
+        reply: Reply<Flows>,
+    },
+    Follow {
+        service: String,
+        filter: FlowFilter,
+        one_in: u32,
+        reply: Reply<mpsc::Receiver<FollowedFlow>>,
+    },
+    Reload {
+        by: Peer,
+        reply: Reply<Reloaded>,
+    },
+    Detach {
+        by: Peer,
+        reply: Reply<Vec<String>>,
+    },
+    Metrics {
+        reply: Reply<String>,
+    },
 }
 
 /// Which flows, and how many at most.

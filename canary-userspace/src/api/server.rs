@@ -2,6 +2,7 @@
 
 use std::{
     io::ErrorKind,
+    num::NonZeroU32,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -9,6 +10,7 @@ use std::{
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{
         ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query, State,
         connect_info::Connected,
@@ -124,6 +126,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/services/{service}/drain", get(drain_status).put(set_drain))
         .route("/v1/services/{service}/where", get(where_to))
         .route("/v1/services/{service}/flows", get(flows))
+        .route("/v1/services/{service}/flows/follow", get(follow))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
         .route("/metrics", get(metrics_text))
@@ -315,6 +318,39 @@ async fn flows(
             let limit = limit.unwrap_or(DEFAULT_FLOWS);
             let filter = FlowFilter { track, backend, limit };
             json(ask(&requests, |reply| Request::Flows { service, filter, reply }).await)
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct FollowQuery {
+    track: Option<String>,
+    backend: Option<String>,
+    one_in: Option<NonZeroU32>,
+}
+
+/// Lines of JSON, until whoever asked hangs up.
+async fn follow(
+    State(requests): State<Requests>,
+    Name(service): Name,
+    asked: Result<Query<FollowQuery>, QueryRejection>,
+) -> Response {
+    let FollowQuery { track, backend, one_in } = match query(asked) {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let filter = FlowFilter { track, backend, limit: usize::MAX };
+    let one_in = one_in.map_or(1, NonZeroU32::get);
+    match ask(&requests, |reply| Request::Follow { service, filter, one_in, reply }).await {
+        Ok(events) => {
+            let lines = futures_util::stream::unfold(events, async |mut events| {
+                let event = events.recv().await?;
+                let line = serde_json::to_string(&event).map(|line| line + "\n");
+                Some((line, events))
+            });
+            let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+            (headers, Body::from_stream(lines)).into_response()
         }
         Err(refusal) => refusal.into_response(),
     }

@@ -19,7 +19,7 @@ use super::{
     parse_client,
     request::{FlowFilter, Peer, Refusal, Request},
     server::{BindError, bind_unix, serve_metrics, serve_unix},
-    types::{ApiError, Flows, Reloaded, SetWeight, Status, Weight, Where},
+    types::{ApiError, Flows, FollowedFlow, Reloaded, SetWeight, Status, Weight, Where},
 };
 
 /// A directory of its own, removed at the end.
@@ -144,6 +144,18 @@ fn owner() -> impl FnMut(Request) + Send + 'static {
             assert_eq!(filter, expected);
             reply.send(Ok(Flows { total: 3, ..Flows::default() })).unwrap();
         }
+        Request::Follow { service, filter, one_in, reply } => {
+            if service != "web" {
+                return reply.send(Err(Refusal::not_found("there is no such service"))).unwrap();
+            }
+            assert_eq!((filter.track.as_deref(), one_in), (Some("canary"), 9));
+            let (sender, receiver) = mpsc::channel(4);
+            for lost in [0, 5] {
+                let event = "new".to_owned();
+                sender.try_send(FollowedFlow { event, lost, ..FollowedFlow::default() }).unwrap();
+            }
+            reply.send(Ok(receiver)).unwrap();
+        }
         Request::Reload { reply, .. } => {
             reply.send(Ok(Reloaded { changes: vec!["web: weight".to_owned()] })).unwrap();
         }
@@ -175,6 +187,22 @@ fn requests_arrive_whole_and_answers_come_back() {
         .unwrap();
     assert_eq!(flows.total, 3);
     assert_eq!(client.post::<Reloaded>("/v1/reload").unwrap().changes, ["web: weight"]);
+}
+
+#[test]
+fn events_come_line_by_line_until_the_daemon_hangs_up() {
+    let served = Served::new("follow", owner());
+    let path = |service| format!("/v1/services/{service}/flows/follow?one_in=9&track=canary");
+    let mut heard = Vec::new();
+    let followed = served.client().follow(&path("web"), |event: FollowedFlow| {
+        heard.push((event.event, event.lost));
+        Ok::<_, ClientError>(())
+    });
+    assert!(followed.is_ok(), "{followed:?}");
+    assert_eq!(heard, [("new".to_owned(), 0), ("new".to_owned(), 5)]);
+    let none = |_: FollowedFlow| Ok::<_, ClientError>(());
+    let said = refusal(served.client().follow(&path("shop"), none));
+    assert!(said.contains("no such service"), "{said}");
 }
 
 /// The share travels as a JSON number: every split there is must survive it.
@@ -225,6 +253,7 @@ fn every_error_is_json_with_its_status() {
         (get("/v1/services/nope/weight"), 404, "no such service"),
         (get("/v1/services/web/where"), 400, "client"),
         (get("/v1/services/web/flows?limit=many"), 400, "limit"),
+        (get("/v1/services/web/flows/follow?one_in=0"), 400, "one_in"),
         (get("/v1/services/web/drain?target=canary"), 500, "is stopping"),
         (put(json, "{"), 400, "JSON"),
         (put(json, "{\"split\": \"all\"}"), 400, "split"),

@@ -21,6 +21,8 @@ pub struct DataPlane {
     pub attached: Vec<Attached>,
     pub abi: u32,
     pub flows: FlowTableStatus,
+    /// Events for those who follow flows that there was no room for.
+    pub events_dropped: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +245,35 @@ pub struct FlowInfo {
     /// Seconds until its time is over without another packet.
     pub expires_in: f64,
     pub midstream: bool,
+}
+
+/// A line of `GET /v1/services/{service}/flows/follow`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FollowedFlow {
+    /// Seconds since 1970.
+    pub at: f64,
+    /// `new`, `midstream` (first seen in the middle), `refused`, `reset`,
+    /// `closed`, `unanswered` (no SYN-ACK in time) or `idle`.
+    pub event: String,
+    /// Who reset it: `client` or `backend`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// A reset after data had been sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_data: Option<bool>,
+    pub client: String,
+    pub track: String,
+    pub backend: String,
+    /// Seconds, each where it was seen: from the SYN to the SYN-ACK, from the
+    /// first request's first byte to the answer's, from birth to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lived: Option<f64>,
+    /// Events before this one that the listener was too slow for.
+    pub lost: u64,
 }
 
 /// `POST /v1/reload`.

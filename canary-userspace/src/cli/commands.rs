@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _, stdout},
+    num::NonZeroU32,
     path::Path,
     time::{Duration, Instant},
 };
@@ -14,7 +15,9 @@ use crate::{
     api::{
         client::{Client, ClientError},
         parse_client,
-        types::{DrainStatus, Flows, Reloaded, SetDrain, SetWeight, Status, Weight, Where},
+        types::{
+            DrainStatus, Flows, FollowedFlow, Reloaded, SetDrain, SetWeight, Status, Weight, Where,
+        },
     },
     config::{self, LoadError},
     dataplane,
@@ -34,7 +37,15 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub(super) struct Filter {
     pub(super) track: Option<String>,
     pub(super) backend: Option<String>,
-    pub(super) limit: usize,
+}
+
+impl Filter {
+    /// As the query's end.
+    fn query(&self) -> String {
+        let parts = [("track", &self.track), ("backend", &self.backend)];
+        let given = parts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        given.map(|(name, value)| format!("&{name}={}", encode(value))).collect()
+    }
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -210,16 +221,32 @@ pub(super) fn flows(
     client: &Client,
     service: &str,
     filter: &Filter,
+    limit: usize,
     json: bool,
 ) -> Result<(), Failure> {
-    let mut path = format!("/v1/services/{}/flows?limit={}", encode(service), filter.limit);
-    for (name, value) in [("track", &filter.track), ("backend", &filter.backend)] {
-        if let Some(value) = value {
-            path.push_str(&format!("&{name}={}", encode(value)));
-        }
-    }
-    let flows: Flows = client.get(&path)?;
+    let (service, filter) = (encode(service), filter.query());
+    let flows: Flows =
+        client.get(&format!("/v1/services/{service}/flows?limit={limit}{filter}"))?;
     if json { print_json(&flows) } else { print(&show::flows(&flows)) }
+}
+
+/// Events, a line each.
+pub(super) fn follow(
+    client: &Client,
+    service: &str,
+    filter: &Filter,
+    one_in: NonZeroU32,
+    json: bool,
+) -> Result<(), Failure> {
+    let (service, filter) = (encode(service), filter.query());
+    let path = format!("/v1/services/{service}/flows/follow?one_in={one_in}{filter}");
+    client.follow(&path, |event: FollowedFlow| match json {
+        true => {
+            let line = serde_json::to_string(&event).map_err(anyhow::Error::from)?;
+            print(&format!("{line}\n"))
+        }
+        false => print(&show::followed(&event)),
+    })
 }
 
 pub(super) fn reload(client: &Client) -> Result<(), Failure> {

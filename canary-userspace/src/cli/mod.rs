@@ -4,7 +4,7 @@ mod commands;
 mod percent;
 mod show;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write as _, num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -103,8 +103,14 @@ enum Command {
         /// A backend's address and port
         #[arg(long)]
         backend: Option<String>,
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, conflicts_with = "follow")]
         limit: usize,
+        /// Show flows as they begin and end, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// Of one flow in so many
+        #[arg(long, default_value_t = NonZeroU32::MIN, requires = "follow")]
+        one_in: NonZeroU32,
         #[arg(long)]
         json: bool,
     },
@@ -208,9 +214,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Where { service, client: who, json } => {
             commands::where_to(&client, &service, &who, json)
         }
-        Command::Flows { service, track, backend, limit, json } => {
-            let filter = commands::Filter { track, backend, limit };
-            commands::flows(&client, &service, &filter, json)
+        Command::Flows { service, track, backend, limit, follow, one_in, json } => {
+            let filter = commands::Filter { track, backend };
+            match follow {
+                true => commands::follow(&client, &service, &filter, one_in, json),
+                false => commands::flows(&client, &service, &filter, limit, json),
+            }
         }
         Command::Reload => commands::reload(&client),
         Command::Detach { bpffs } => commands::detach(&client, &bpffs),

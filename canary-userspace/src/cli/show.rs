@@ -1,9 +1,12 @@
 //! Output for people.
 
-use std::io::IsTerminal as _;
+use std::{
+    io::IsTerminal as _,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use crate::{
-    api::types::{BackendStatus, DataPlane, Flows, ServiceStatus, Status},
+    api::types::{BackendStatus, DataPlane, Flows, FollowedFlow, ServiceStatus, Status},
     logging::colours_wanted,
 };
 
@@ -232,6 +235,41 @@ pub(super) fn flows(flows: &Flows) -> String {
     format!("{}{rest}", table(&rows))
 }
 
+/// An event of a flow, as a line.
+pub(super) fn followed(event: &FollowedFlow) -> String {
+    let lost = match event.lost {
+        0 => String::new(),
+        lost => format!("… {lost} events lost: this is slower than the traffic (--one-in)\n"),
+    };
+    let mut what = event.event.clone();
+    if let Some(by) = &event.by {
+        what.push_str(&format!(" by {by}"));
+    }
+    if event.after_data == Some(true) {
+        what.push_str(" after data");
+    }
+    let times: String =
+        [("handshake", event.handshake), ("first byte", event.first_byte), ("lived", event.lived)]
+            .into_iter()
+            .filter(|(_, seconds)| seconds.is_some())
+            .map(|(name, seconds)| format!(", {name} {}", time(seconds)))
+            .collect();
+    format!(
+        "{lost}{}  {what}  {} → {} ({}){times}\n",
+        time_of_day(event.at),
+        event.client,
+        event.backend,
+        event.track,
+    )
+}
+
+/// UTC, to the millisecond.
+fn time_of_day(at: f64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs_f64(at.max(0.0));
+    let text = humantime::format_rfc3339_millis(time).to_string();
+    text.split_once('T').map_or(text.clone(), |(_, time)| time.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +295,31 @@ mod tests {
         {
             assert_eq!(time(seconds), text);
         }
+    }
+
+    #[test]
+    fn events_are_lines() {
+        let event = FollowedFlow {
+            at: 1_700_000_000.25,
+            event: "reset".to_owned(),
+            by: Some("backend".to_owned()),
+            after_data: Some(true),
+            client: "198.51.100.7:40000".to_owned(),
+            track: "canary".to_owned(),
+            backend: "10.0.0.21:8080".to_owned(),
+            handshake: Some(42e-6),
+            lived: Some(1.5),
+            lost: 2,
+            ..FollowedFlow::default()
+        };
+        assert_eq!(
+            followed(&event),
+            "\
+… 2 events lost: this is slower than the traffic (--one-in)
+22:13:20.250Z  reset by backend after data  198.51.100.7:40000 → 10.0.0.21:8080 (canary), \
+handshake 42 µs, lived 1.50 s
+"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! reach it one after the other.
 
 mod books;
+mod follow;
 mod reload;
 mod requests;
 mod scan;
@@ -98,6 +99,7 @@ async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>)
                 }
             }
             _ = tick.tick() => daemon.tick(),
+            () = daemon.followers.ready() => daemon.followers.pass_on(),
             () = daemon.resolver.changed() => daemon.resolve_again().await,
             _ = refresh.tick() => daemon.refresh_neighbours().await,
             _ = textfile.tick() => write_textfile(daemon),

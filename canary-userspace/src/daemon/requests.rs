@@ -4,14 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use canary_common::{Address, Reason, Split, Track, WeightTable, WhereAnswer};
 
+use tokio::sync::mpsc;
+
 use super::{
     Flow,
+    follow::Wanted,
     state::{Daemon, backends},
 };
 use crate::{
     api::{
         request::{FlowFilter, Peer, Refusal, Request},
-        types::{DrainStatus, FlowInfo, Flows, Weight, Where},
+        types::{DrainStatus, FlowInfo, Flows, FollowedFlow, Weight, Where},
     },
     config::{self, Affinity},
 };
@@ -40,6 +43,9 @@ impl Daemon {
             }
             Request::Flows { service, filter, reply } => {
                 reply.send(self.flows(&service, &filter)).ok();
+            }
+            Request::Follow { service, filter, one_in, reply } => {
+                reply.send(self.follow_flows(&service, filter, one_in)).ok();
             }
             Request::Reload { by, reply } => {
                 tracing::info!("reload asked for by {by}");
@@ -295,12 +301,47 @@ impl Daemon {
         Ok(flows)
     }
 
+    fn follow_flows(
+        &mut self,
+        name: &str,
+        filter: FlowFilter,
+        one_in: u32,
+    ) -> Result<mpsc::Receiver<FollowedFlow>, Refusal> {
+        let numbers = self.followed(name, &filter)?;
+        let events = self.followers.add(name, filter, one_in, numbers);
+        self.tell_who_follows();
+        Ok(events)
+    }
+
+    /// The numbers that a listener's events have.
+    fn followed(&self, name: &str, filter: &FlowFilter) -> Result<(u16, Wanted), Refusal> {
+        let service = self.service(name)?;
+        let number = self.service_number(&service);
+        let number = number.ok_or_else(|| Refusal::internal("the service has no number"))?;
+        Ok((number, self.wanted(&service, filter)?))
+    }
+
+    /// Once numbers may have changed.
+    pub(super) fn renew_followers(&mut self) {
+        if self.followers.is_empty() {
+            return;
+        }
+        let filters = self.followers.filters();
+        let numbers =
+            filters.iter().map(|(name, filter)| self.followed(name, filter).ok()).collect();
+        self.followers.renew(numbers);
+    }
+
+    /// The program tells of flows only while somebody follows.
+    pub(super) fn tell_who_follows(&mut self) {
+        let one_in = self.followers.one_in();
+        if let Some(plane) = &mut self.plane {
+            plane.follow(one_in);
+        }
+    }
+
     /// Backends by number that a filter lets through.
-    fn wanted(
-        &self,
-        service: &config::Service,
-        filter: &FlowFilter,
-    ) -> Result<Vec<(u16, Track, SocketAddr)>, Refusal> {
+    fn wanted(&self, service: &config::Service, filter: &FlowFilter) -> Result<Wanted, Refusal> {
         let by_track = filter.track.as_deref().map(|t| self.targets(&service.name, t));
         let by_track = by_track.transpose()?;
         let by_backend = filter.backend.as_deref().map(|b| self.targets(&service.name, b));

@@ -58,9 +58,15 @@ pub(super) struct Scan {
 
 impl Scan {
     /// Does one slice; whether it ended a pass.
-    pub(super) fn step(&mut self, table: &FlowTable, now: u32) -> bool {
+    /// What is over goes to `ended`.
+    pub(super) fn step(
+        &mut self,
+        table: &FlowTable,
+        now: u32,
+        ended: &mut dyn FnMut(&FlowSnapshot),
+    ) -> bool {
         let slice = slice(self.next, table.buckets());
-        table.sweep(now, slice.clone());
+        table.sweep(now, slice.clone(), ended);
         let passing = &mut self.passing;
         table.scan(now, slice.clone(), &mut |flow| passing.count(flow));
         self.next = slice.end;

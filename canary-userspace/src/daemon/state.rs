@@ -12,6 +12,7 @@ use canary_common::{FrameAddresses, Split, Track, WeightTable};
 
 use super::{
     books::Books,
+    follow::Followers,
     scan::{Pins, Scan},
     store::{Found, Saved, SavedService, Store},
 };
@@ -49,6 +50,7 @@ pub(super) struct Daemon {
     pub(super) resolver: Resolver,
     pub(super) books: Books,
     pub(super) scan: Scan,
+    pub(super) followers: Followers,
     /// Cells that nothing was born into since before the pass under way.
     pub(super) retired: BTreeSet<u16>,
     pub(super) recent: BTreeMap<String, Recent>,
@@ -68,7 +70,9 @@ impl Daemon {
             signals: config.signals,
             sole: true,
         };
-        let (plane, mut observed) = Dataplane::open(&options)?;
+        let (mut plane, mut observed) = Dataplane::open(&options)?;
+        let ring = plane.take_events().context("the program has no ring of events")?;
+        let followers = Followers::new(ring, plane.keys()).context("reading events")?;
         let (saved, damaged) = match store.load() {
             Found::Nothing => (Saved::default(), false),
             Found::Saved(saved) => (saved, false),
@@ -97,6 +101,7 @@ impl Daemon {
             resolver: Resolver::new()?,
             books,
             scan: Scan::default(),
+            followers,
             retired: BTreeSet::new(),
             recent: BTreeMap::new(),
             store,
@@ -213,6 +218,7 @@ impl Daemon {
             return Err(error.into());
         }
         self.begin_epochs(&planned.writes);
+        self.renew_followers();
         Ok(())
     }
 

@@ -54,9 +54,10 @@ impl Daemon {
             active: pins.total,
             overflow: plane.overflow_len(),
         };
+        let events_dropped = plane.events_dropped();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            data_plane: DataPlane { attached, abi: ABI, flows },
+            data_plane: DataPlane { attached, abi: ABI, flows, events_dropped },
             services: shown,
             verdicts,
             warnings: self.warnings(),

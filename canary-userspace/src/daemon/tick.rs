@@ -31,6 +31,7 @@ impl Daemon {
         if let Some(plane) = &mut self.plane {
             plane.flush_log();
         }
+        self.tell_who_follows();
     }
 
     fn look(&mut self) -> Result<()> {
@@ -40,7 +41,8 @@ impl Daemon {
         }
         let now = self.plane()?.now()?;
         let table = self.plane()?.flow_table();
-        if self.scan.step(&table, now) {
+        let followers = &mut self.followers;
+        if self.scan.step(&table, now, &mut |flow| followers.ended(flow)) {
             self.plane()?.reset_overflow_mark();
             self.fold()?;
         }

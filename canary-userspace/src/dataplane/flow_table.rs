@@ -70,7 +70,13 @@ impl FlowTable {
     /// Frees what is over in these buckets (with bucket 0, in the overflow map
     /// too) and books handshakes that nobody answered. Whoever takes a way
     /// books it, so the program and the sweep never book the same one.
-    pub fn sweep(&self, now: u32, buckets: Range<u32>) -> Swept {
+    /// Each that it ends goes to `each`.
+    pub fn sweep(
+        &self,
+        now: u32,
+        buckets: Range<u32>,
+        each: &mut dyn FnMut(&FlowSnapshot),
+    ) -> Swept {
         let mut swept = Swept::default();
         let with_overflow = buckets.start == 0;
         for bucket in buckets {
@@ -78,6 +84,7 @@ impl FlowTable {
                 let Some((flow, ctl)) = self.record(bucket, way) else { continue };
                 if deadline_passed(flow.deadline, now) && self.free(bucket, way, ctl) {
                     self.book_end(&flow, ctl, &mut swept);
+                    each(&FlowSnapshot { ctl, ..snapshot(&flow) });
                 }
             }
         }
@@ -86,6 +93,7 @@ impl FlowTable {
                 |flow| deadline_passed(flow.deadline, now),
                 |flow| {
                     self.book_end(flow, Ctl(flow.ctl), &mut swept);
+                    each(&snapshot(flow));
                 },
             );
         }

@@ -60,11 +60,13 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     let mut ebpf = load_object(options, &settings.keys, hz, buckets)?;
     let program = load_programs(&mut ebpf)?;
     let log = if options.log { Some(start_log(&mut ebpf)?) } else { None };
-    let plane =
+    let mut plane =
         assemble(ebpf, options, Loaded { program, adopted, hz, buckets, log, settings, lock })?;
     if !adopted {
         plane.settings.write(0, &settings);
     }
+    // Whoever followed did so through an earlier daemon.
+    plane.follow(0);
     Ok(plane)
 }
 
@@ -112,6 +114,7 @@ fn assemble(
         reasons: typed(&mut ebpf, "REASONS")?,
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
         interfaces: typed(&mut ebpf, "INTERFACES")?,
+        events: Some(typed(&mut ebpf, "EVENTS")?),
         flow_table: Arc::new(flow_table),
         shared_cells,
         links: Vec::new(),

@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, MapData, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, ArrayOfMaps, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
@@ -69,6 +69,8 @@ pub struct Dataplane {
     reasons: PerCpuArray<MapData, u64>,
     latencies: Mapping<Latencies>,
     interfaces: DevMapHash<MapData>,
+    /// Until somebody takes it.
+    events: Option<RingBuf<MapData>>,
     flow_table: Arc<FlowTable>,
     shared_cells: Mapping<SharedCell>,
     links: Vec<(Attachment, PinnedLink)>,
@@ -285,6 +287,28 @@ impl Dataplane {
         if self.flow_table.overflow_len() > 0 {
             mark.store(1, std::sync::atomic::Ordering::SeqCst);
         }
+    }
+
+    /// The ring of [`canary_common::FlowEvent`]s; once.
+    pub const fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
+    }
+
+    /// Has the program tell of one flow in so many; 0: of none.
+    pub fn follow(&mut self, one_in: u32) {
+        let follow = self.settings.half_word(0, std::mem::offset_of!(Settings, follow));
+        follow.store(one_in, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Events that the ring had no room for.
+    pub fn events_dropped(&self) -> u64 {
+        let dropped = self.settings.word(0, std::mem::offset_of!(Settings, events_dropped));
+        dropped.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Secret keys of the flow table's hash.
+    pub const fn keys(&self) -> HashKeys {
+        self.keys
     }
 
     /// Passes the program's messages on to the log.

@@ -127,8 +127,7 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::cli`].
     pub fn cli_with(&self, socket: &Path, arguments: &[&str]) -> Result<String> {
-        let output =
-            Command::new(&self.binary).arg("--socket").arg(socket).args(arguments).output()?;
+        let output = self.command_with(socket, arguments).output()?;
         ensure!(
             output.status.success(),
             "canary {}: {}",
@@ -136,5 +135,17 @@ impl Daemon {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The command line, to be run.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_with(&self.socket, arguments)
+    }
+
+    fn command_with(&self, socket: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(socket).args(arguments);
+        command
     }
 }

@@ -135,7 +135,7 @@ impl Real {
     }
 
     pub fn sweep(&mut self) {
-        self.table.sweep(self.now, 0..self.table.buckets());
+        self.table.sweep(self.now, 0..self.table.buckets(), &mut |_| ());
     }
 
     /// # Errors
