@@ -683,7 +683,7 @@ mod tests {
             assert!(!text.contains(absent), "{absent} in\n{text}");
         }
         let text = render(&Status::default(), &DaemonGauges::default());
-        assert_eq!(text.matches("# TYPE").count(), 4, "{text}");
+        assert_eq!(text.matches("# TYPE").count(), 5, "{text}");
     }
 
     #[test]
