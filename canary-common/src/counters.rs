@@ -161,15 +161,16 @@ macro_rules! reasons {
 reasons! {
     /// Neither to a service nor from a backend: to the host, untouched.
     NotOurs = 0, "not_ours";
-    /// Not IPv4 or IPv6 (ARP, VLAN tags, …): to the host.
+    /// Not IPv4 or IPv6 behind up to two VLAN tags (ARP, …): to the host.
     NotIp = 1, "not_ip";
     /// A header ends after the frame does: to the host.
     Truncated = 2, "truncated";
     /// A header that contradicts itself (version, header length): to the host.
     Malformed = 3, "malformed";
-    /// IP, but neither TCP nor UDP (ICMP, …): to the host.
+    /// IP, but neither TCP nor UDP nor an ICMP error, or behind headers that are
+    /// not looked behind: to the host.
     NotTcpUdp = 4, "not_tcp_udp";
-    /// A fragment: to the host.
+    /// A later fragment, by its first.
     Fragment = 5, "fragment";
     /// TTL or hop limit used up: to the host, which tells the sender.
     TtlExpired = 6, "ttl_expired";
@@ -197,4 +198,8 @@ reasons! {
     NoInterface = 16, "no_interface";
     /// Something that cannot be, as a map that is not there: to the host.
     Internal = 17, "internal";
+    /// A later fragment whose first was not seen, or long ago: to the host.
+    FragmentUnknown = 18, "fragment_unknown";
+    /// An ICMP error about a packet of a pinned flow, translated.
+    IcmpError = 19, "icmp_error";
 }

@@ -16,11 +16,14 @@ mod programs {
     use aya_log_ebpf::warn;
     use canary_common::Reason;
     use canary_ebpf::{
-        counters, flows,
+        counters, flows, fragments, icmp,
+        layout::{self, Layout},
         maps::log_enabled,
-        open,
+        open::{self, Decided},
         packet::Packet,
+        parse::parse_whole_or_first,
         path::{self, Verdict},
+        unusual::Unusual,
         where_to,
     };
 
@@ -48,8 +51,18 @@ mod programs {
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
         let mut verdict = pinned(ctx.ctx);
+        if verdict == UNUSUAL {
+            let layout = layout::of(ctx.ctx);
+            verdict = match Unusual::of(layout) {
+                Ok(Unusual::Packet) => unusual(ctx.ctx, layout.0),
+                Ok(Unusual::LaterFragment) => later_fragment(ctx.ctx, layout.0),
+                Ok(Unusual::IcmpError) => icmp_error(ctx.ctx, layout.0),
+                Err(reason) => pack(Err(reason)),
+            };
+        }
         if verdict == OPEN {
-            verdict = opening(ctx.ctx);
+            let layout = layout::of(ctx.ctx).0;
+            verdict = opening(ctx.ctx, layout, canary_decide(ctx.ctx, layout));
         }
         let reason = Reason::from_number(verdict >> 8);
         counters::reason(reason);
@@ -65,6 +78,8 @@ mod programs {
 
     /// In place of a packed verdict: the packet opens a flow.
     const OPEN: u32 = u32::MAX;
+    /// The same: it is not plain.
+    const UNUSUAL: u32 = u32::MAX - 1;
 
     /// Action and reason in one word.
     #[inline(always)]
@@ -75,23 +90,67 @@ mod programs {
         }
     }
 
-    /// Functions of their own: the verifier forgets the inside of one before
-    /// it walks the other, and their stacks do not add up.
-    #[inline(never)]
-    fn pinned(ctx: *mut xdp_md) -> u32 {
-        let ctx = XdpContext::new(ctx);
-        match path::follow_pin(&packet(&ctx), ctx.ingress_ifindex() as u32) {
+    #[inline(always)]
+    fn pack_or_open(followed: Result<Option<Verdict>, Reason>) -> u32 {
+        match followed {
             Ok(None) => OPEN,
             Ok(Some(verdict)) => pack(Ok(verdict)),
             Err(reason) => pack(Err(reason)),
         }
     }
 
+    /// Functions of their own: the verifier forgets the inside of one before
+    /// it walks the other, and their stacks do not add up.
+    #[inline(never)]
+    fn pinned(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        match path::follow_pin(&packet(&ctx), ctx.ingress_ifindex() as u32) {
+            Err(Reason::NotIp | Reason::Fragment | Reason::NotTcpUdp) => UNUSUAL,
+            followed => pack_or_open(followed),
+        }
+    }
+
     /// See [`pinned`].
     #[inline(never)]
-    fn opening(ctx: *mut xdp_md) -> u32 {
+    fn unusual(ctx: *mut xdp_md, layout: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
-        pack(open::open(&packet(&ctx), ctx.ingress_ifindex() as u32))
+        let (packet, ingress) = (packet(&ctx), ctx.ingress_ifindex() as u32);
+        pack_or_open(match parse_whole_or_first(&packet, Layout(layout)) {
+            Ok(parsed) => path::follow_parsed(&packet, &parsed, ingress),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn later_fragment(ctx: *mut xdp_md, layout: u64) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        pack(fragments::follow(&packet(&ctx), Layout(layout), ingress))
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn icmp_error(ctx: *mut xdp_md, layout: u64) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        pack(icmp::translate(&packet(&ctx), Layout(layout), ingress))
+    }
+
+    /// Global: of a function of its own only, the compiler would pass on the
+    /// packet's bounds instead of `ctx`, as numbers.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn canary_decide(ctx: *mut xdp_md, layout: u64) -> u64 {
+        open::decide(&packet(&XdpContext::new(ctx)), Layout(layout)).0
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn opening(ctx: *mut xdp_md, layout: u64, decided: u64) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        pack(open::open(&packet(&ctx), Layout(layout), Decided(decided), ingress))
     }
 
     #[inline(always)]

@@ -13,7 +13,10 @@ use canary_common::{
     Settings, SharedCell, TABLE_WORD,
 };
 
-use crate::atomic;
+use crate::{
+    atomic,
+    fragments::{FragmentKey, NotedWay},
+};
 
 /// What changes at run time and concerns every packet. Written by the daemon
 /// through a mapping; `overflowed` is set by the program.
@@ -82,6 +85,17 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
 /// Some five thousand events: a burst between two looks of the daemon.
 const EVENTS_BYTES: u32 = 256 << 10;
+
+/// Where packets in fragments go, by addresses, number and protocol. Written
+/// by the program for each first fragment; a later one without an entry goes
+/// to the host.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, NotedWay> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
+
+/// Packets in fragments at once: at 10 ms between a packet's fragments, 1.6
+/// million such packets a second.
+const MAX_FRAGMENTED: u32 = 16_384;
 
 /// Packets by [`Reason`].
 #[map]

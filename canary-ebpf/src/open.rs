@@ -1,18 +1,20 @@
 //! A packet to a service that no live pin speaks for: decide, pin, forward.
 //!
-//! It parses again what the pinned path parsed: the two are functions of their
-//! own, so that neither one's stack and states weigh on the other.
+//! It parses again what the pinned path parsed, by its layout: the two are
+//! functions of their own, so that neither one's stack and states weigh on the
+//! other.
 
 use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable};
 
 use crate::{
     flows::{self, NewFlow},
     follow,
+    layout::Layout,
     maps::hash_keys,
     packet::Packet,
-    parse::{Parsed, Transport, parse},
+    parse::{Parsed, Transport, parse_at, parse_whole_or_first},
     path::{Verdict, key_of, service_of, towards_backend, way_to},
-    pick::{self, NoPick, Pick, pick},
+    pick::{self, NoPick, pick},
     signals,
 };
 
@@ -29,37 +31,36 @@ struct Beginning {
     reason: Reason,
 }
 
+/// Pins a flow where it was decided, and forwards.
+///
 /// # Errors
 /// The reason for which the packet goes to the host, untouched.
 #[inline(always)]
-pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
-    let parsed = parse(packet)?;
+pub fn open(
+    packet: &Packet,
+    layout: Layout,
+    decided: Decided,
+    ingress: u32,
+) -> Result<Verdict, Reason> {
+    if let Some(reason) = decided.reason() {
+        return Err(reason);
+    }
+    let parsed = parse_whole_or_first(packet, layout)?;
     let (number, service) = service_of(&parsed).ok_or(Reason::NotOurs)?;
     let key = key_of(&parsed, number);
     let hash = key.hash(hash_keys());
     let now = flows::now();
-    let old = flows::find(&key, hash, now);
-    let kept = match old {
-        Some(pin) => stays(pin.state(), pin.backend, number, service),
-        None => None,
-    };
-    let picked = match kept {
-        Some(picked) => picked,
-        None => pick(&key, pick::hash(service, &key), service, now).map_err(|no| match no {
-            NoPick::NoBackend => Reason::NoBackend,
-            NoPick::Collision => Reason::Collision,
-        })?,
-    };
-    let action = way_to(picked.backend, ingress)?;
+    let picked = pick::backend(decided.backend(), number).ok_or(Reason::Internal)?;
+    let action = way_to(picked, ingress)?;
     let Some(beginning) = beginning(packet, &parsed, &service.timeouts) else {
-        towards_backend(&parsed, picked.backend, picked.cell, Told::NOTHING);
+        towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
         return Ok(Verdict { action, reason: Reason::Unpinned });
     };
     let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
-        backend: picked.number,
-        cell: picked.cell,
+        backend: decided.backend(),
+        cell: decided.cell(),
         deadline: now.wrapping_add(beginning.timeout),
         client_ifindex: ingress,
         reply_frame: parsed.reply_frame(),
@@ -68,37 +69,99 @@ pub fn open(packet: &Packet, ingress: u32) -> Result<Verdict, Reason> {
         state: beginning.state as u16,
         flags: beginning.flags,
     };
-    let inserted = flows::insert(&new, hash, old.is_some(), now);
+    let inserted = flows::insert(&new, hash, decided.replaces(), now);
     if inserted.ours {
         let told = match beginning.reason {
             Reason::Midstream => Told::MIDSTREAM,
             _ => Told::NEW_FLOW,
         };
-        towards_backend(&parsed, picked.backend, picked.cell, told);
-        follow::tell(&key, picked.number, picked.cell, told);
+        towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
+        follow::tell(&key, decided.backend(), decided.cell(), told);
         return Ok(Verdict { action, reason: beginning.reason });
     }
     if inserted.backend == 0 {
-        towards_backend(&parsed, picked.backend, picked.cell, Told::NOTHING);
+        towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
         return Ok(Verdict { action, reason: Reason::Unpinned });
     }
     // Another CPU was first.
     let backend = pick::backend(inserted.backend, number).ok_or(Reason::Internal)?;
     let action = way_to(backend, ingress)?;
-    towards_backend(&parsed, backend, inserted.cell, Told::NOTHING);
+    towards_backend(&parsed, inserted.backend, backend, inserted.cell, Told::NOTHING);
     Ok(Verdict { action, reason: Reason::Pinned })
 }
 
-/// A half-open flow's port used again: nothing closed it, so it stays where it
-/// was, as long as that is configured.
-#[inline(always)]
-fn stays(state: FlowState, number: u16, service: u16, record: &Service) -> Option<Pick> {
-    if state != FlowState::HalfOpen {
-        return None;
+/// Where a new flow goes, in one word, for it comes out of a function of its
+/// own: bits 0–15 the backend, 16–31 the cell, 32 whether it takes the place of a
+/// live pin; or from bit 48 on a [`Reason`] plus one.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided(pub u64);
+
+impl Decided {
+    const REPLACES: u64 = 1 << 32;
+    const REASON: u32 = 48;
+
+    const fn new(backend: u16, cell: u16, replaces: bool) -> Self {
+        Self((replaces as u64) << 32 | (cell as u64) << 16 | backend as u64)
     }
+
+    const fn refused(reason: Reason) -> Self {
+        Self((reason as u64 + 1) << Self::REASON)
+    }
+
+    const fn backend(self) -> u16 {
+        self.0 as u16
+    }
+
+    const fn cell(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    const fn replaces(self) -> bool {
+        self.0 & Self::REPLACES != 0
+    }
+
+    const fn reason(self) -> Option<Reason> {
+        match self.0 >> Self::REASON {
+            0 => None,
+            number => Some(Reason::from_number(number as u32 - 1)),
+        }
+    }
+}
+
+/// Split and pick, for a flow without a live pin, or with one that it ends.
+#[inline(always)]
+pub fn decide(packet: &Packet, layout: Layout) -> Decided {
+    try_to_decide(packet, layout).unwrap_or_else(Decided::refused)
+}
+
+#[inline(always)]
+fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
+    let parsed = parse_at(packet, layout)?;
+    let (number, service) = service_of(&parsed).ok_or(Reason::NotOurs)?;
+    let key = key_of(&parsed, number);
+    let now = flows::now();
+    let old = flows::find(&key, key.hash(hash_keys()), now);
+    let replaces = old.is_some();
+    if let Some(pin) = old
+        && pin.state() == FlowState::HalfOpen
+        && let Some(cell) = stays(pin.backend, number, service)
+    {
+        return Ok(Decided::new(pin.backend, cell, replaces));
+    }
+    match pick(&key, pick::hash(service, &key), service, now) {
+        Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)),
+        Err(NoPick::NoBackend) => Err(Reason::NoBackend),
+        Err(NoPick::Collision) => Err(Reason::Collision),
+    }
+}
+
+/// A half-open flow's port used again: nothing closed it, so it stays where it
+/// was, as long as that is configured. The cell that it is booked to now.
+#[inline(always)]
+fn stays(number: u16, service: u16, record: &Service) -> Option<u16> {
     let backend = pick::backend(number, service)?;
     let parity = WeightTable::unpack(pick::weights(record)).parity;
-    Some(Pick { number, backend, cell: backend.cells[usize::from(parity & 1)], slot: 0 })
+    Some(backend.cells[usize::from(parity & 1)])
 }
 
 /// `None`: a RST of a flow that nobody knows is forwarded, not pinned.

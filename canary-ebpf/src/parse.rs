@@ -1,5 +1,5 @@
-//! From bytes to who is speaking to whom. Everything that is not plain TCP or
-//! UDP over IP in Ethernet ends here, with its reason.
+//! From bytes to who is speaking to whom. What is not plain TCP or UDP over IP
+//! in Ethernet ends here with its reason, unless its [`Layout`] is known.
 
 use core::mem::offset_of;
 
@@ -11,10 +11,14 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::packet::{Header, Packet};
+use crate::{
+    fragments::Identity,
+    layout::Layout,
+    packet::{Header, Packet},
+};
 
-const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
-const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
+pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// More-fragments bit and fragment offset.
 const FRAGMENT_BE: u16 = 0x3fff_u16.to_be();
 
@@ -25,34 +29,11 @@ pub enum Ip {
     V6(Header<{ Ipv6Hdr::LEN }>),
 }
 
-/// The transport header's fixed part.
-#[derive(Clone, Copy, Debug)]
-pub enum Transport {
-    Tcp(Header<{ TcpHdr::LEN }>),
-    Udp(Header<{ UdpHdr::LEN }>),
-}
-
-/// A packet that may be ours. Fields are read where they are needed.
-#[derive(Clone, Copy, Debug)]
-pub struct Parsed {
-    pub ethernet: Header<{ EthHdr::LEN }>,
-    pub ip: Ip,
-    pub transport: Transport,
-}
-
-impl Parsed {
-    #[inline(always)]
-    pub fn protocol(&self) -> u8 {
-        match self.transport {
-            Transport::Tcp(_) => PROTO_TCP,
-            Transport::Udp(_) => PROTO_UDP,
-        }
-    }
-
+impl Ip {
     #[inline(always)]
     pub fn source(&self) -> Address {
         const V6: usize = offset_of!(Ipv6Hdr, src_addr);
-        match self.ip {
+        match self {
             Ip::V4(ip) => Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, src_addr) }>()),
             Ip::V6(ip) => Address {
                 words_be: [
@@ -68,7 +49,7 @@ impl Parsed {
     #[inline(always)]
     pub fn destination(&self) -> Address {
         const V6: usize = offset_of!(Ipv6Hdr, dst_addr);
-        match self.ip {
+        match self {
             Ip::V4(ip) => Address::from_v4_be(ip.get::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>()),
             Ip::V6(ip) => Address {
                 words_be: [
@@ -78,6 +59,78 @@ impl Parsed {
                     ip.get::<u32, { V6 + 12 }>(),
                 ],
             },
+        }
+    }
+
+    /// TTL or hop limit.
+    #[inline(always)]
+    pub fn hop_limit(&self) -> u8 {
+        match self {
+            Ip::V4(ip) => ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>(),
+            Ip::V6(ip) => ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(),
+        }
+    }
+
+    /// IP header and payload, as the IP header says.
+    #[inline(always)]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Ip::V4(ip) => {
+                u64::from(u16::from_be(ip.get::<u16, { offset_of!(Ipv4Hdr, tot_len) }>()))
+            }
+            Ip::V6(ip) => {
+                let payload = ip.get::<u16, { offset_of!(Ipv6Hdr, payload_len) }>();
+                u64::from(u16::from_be(payload)) + Ipv6Hdr::LEN as u64
+            }
+        }
+    }
+}
+
+/// The transport header's fixed part.
+#[derive(Clone, Copy, Debug)]
+pub enum Transport {
+    Tcp(Header<{ TcpHdr::LEN }>),
+    Udp(Header<{ UdpHdr::LEN }>),
+}
+
+/// A packet that may be ours. Fields are read where they are needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed {
+    pub ethernet: Header<{ EthHdr::LEN }>,
+    pub ip: Ip,
+    pub transport: Transport,
+    /// Of a first fragment.
+    pub fragment: Identity,
+}
+
+impl Parsed {
+    #[inline(always)]
+    pub fn source(&self) -> Address {
+        self.ip.source()
+    }
+
+    #[inline(always)]
+    pub fn destination(&self) -> Address {
+        self.ip.destination()
+    }
+
+    /// TTL or hop limit.
+    #[inline(always)]
+    pub fn hop_limit(&self) -> u8 {
+        self.ip.hop_limit()
+    }
+
+    /// IP header and payload, as the IP header says.
+    #[inline(always)]
+    pub fn ip_bytes(&self) -> u64 {
+        self.ip.bytes()
+    }
+
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp(_) => PROTO_TCP,
+            Transport::Udp(_) => PROTO_UDP,
         }
     }
 
@@ -94,29 +147,6 @@ impl Parsed {
         match self.transport {
             Transport::Tcp(tcp) => tcp.get::<u16, { offset_of!(TcpHdr, dest) }>(),
             Transport::Udp(udp) => udp.get::<u16, { offset_of!(UdpHdr, dst) }>(),
-        }
-    }
-
-    /// TTL or hop limit.
-    #[inline(always)]
-    pub fn hop_limit(&self) -> u8 {
-        match self.ip {
-            Ip::V4(ip) => ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>(),
-            Ip::V6(ip) => ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(),
-        }
-    }
-
-    /// IP header and payload, as the IP header says.
-    #[inline(always)]
-    pub fn ip_bytes(&self) -> u64 {
-        match self.ip {
-            Ip::V4(ip) => {
-                u64::from(u16::from_be(ip.get::<u16, { offset_of!(Ipv4Hdr, tot_len) }>()))
-            }
-            Ip::V6(ip) => {
-                let payload = ip.get::<u16, { offset_of!(Ipv6Hdr, payload_len) }>();
-                u64::from(u16::from_be(payload)) + Ipv6Hdr::LEN as u64
-            }
         }
     }
 
@@ -179,7 +209,7 @@ fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
     let transport = transport(packet, EthHdr::LEN + header_len, protocol)?;
-    Ok(Parsed { ethernet, ip: Ip::V4(ip), transport })
+    Ok(Parsed { ethernet, ip: Ip::V4(ip), transport, fragment: Identity::WHOLE })
 }
 
 #[inline(always)]
@@ -190,13 +220,53 @@ fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     let transport = transport(packet, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
-    let parsed = Parsed { ethernet, ip: Ip::V6(ip), transport };
-    // Nobody's on the wire (RFC 4291, 2.5.5.2), and ours for IPv4: it must not
-    // pass for an IPv4 service's or backend's.
-    if parsed.source().is_v4() | parsed.destination().is_v4() {
+    let ip = Ip::V6(ip);
+    not_mapped(ip)?;
+    Ok(Parsed { ethernet, ip, transport, fragment: Identity::WHOLE })
+}
+
+/// An IPv4-mapped address is nobody's on the wire (RFC 4291, 2.5.5.2), and
+/// ours for IPv4: it must not pass for an IPv4 service's or backend's.
+#[inline(always)]
+pub fn not_mapped(v6: Ip) -> Result<(), Reason> {
+    if v6.source().is_v4() | v6.destination().is_v4() {
         return Err(Reason::NotOurs);
     }
-    Ok(parsed)
+    Ok(())
+}
+
+/// Ethernet and IP header of a packet whose layout is known.
+#[inline(always)]
+pub fn ip_at(packet: &Packet, layout: Layout) -> Result<(Header<{ EthHdr::LEN }>, Ip), Reason> {
+    let ethernet = packet.header::<{ EthHdr::LEN }>(0).ok_or(Reason::Truncated)?;
+    if !layout.is_v6() {
+        return match packet.header(layout.ip()) {
+            Some(ip) => Ok((ethernet, Ip::V4(ip))),
+            None => Err(Reason::Truncated),
+        };
+    }
+    let ip = Ip::V6(packet.header(layout.ip()).ok_or(Reason::Truncated)?);
+    not_mapped(ip)?;
+    Ok((ethernet, ip))
+}
+
+/// As [`parse_at`], and of a first fragment which packet's.
+#[inline(always)]
+pub fn parse_whole_or_first(packet: &Packet, layout: Layout) -> Result<Parsed, Reason> {
+    let parsed = parse_at(packet, layout)?;
+    Ok(Parsed { fragment: Identity::of(packet, layout, parsed.ip)?, ..parsed })
+}
+
+/// As [`parse`], for a packet whose layout is known: tags and extension headers
+/// are behind us.
+#[inline(always)]
+pub fn parse_at(packet: &Packet, layout: Layout) -> Result<Parsed, Reason> {
+    if let Some(reason) = layout.reason() {
+        return Err(reason);
+    }
+    let transport = transport(packet, layout.transport(), layout.protocol())?;
+    let (ethernet, ip) = ip_at(packet, layout)?;
+    Ok(Parsed { ethernet, ip, transport, fragment: Identity::WHOLE })
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use crate::{
     counters, directory,
     flows::{self, Pin},
     follow,
+    fragments::{self, FragmentWay},
     maps::{BACKENDS, INTERFACES, SERVICES, hash_keys},
     packet::Packet,
     parse::{Parsed, parse},
@@ -38,12 +39,21 @@ const COMMIT_TRIES: usize = 2;
 /// The reason for which the packet goes to the host, untouched.
 #[inline(always)]
 pub fn follow_pin(packet: &Packet, ingress: u32) -> Result<Option<Verdict>, Reason> {
-    let parsed = parse(packet)?;
-    if let Some((number, service)) = service_of(&parsed) {
-        return from_client(packet, &parsed, number, service, ingress);
+    follow_parsed(packet, &parse(packet)?, ingress)
+}
+
+/// See [`follow_pin`].
+#[inline(always)]
+pub fn follow_parsed(
+    packet: &Packet,
+    parsed: &Parsed,
+    ingress: u32,
+) -> Result<Option<Verdict>, Reason> {
+    if let Some((number, service)) = service_of(parsed) {
+        return from_client(packet, parsed, number, service, ingress);
     }
-    if let Some(head) = backend_of(&parsed) {
-        return from_backend(packet, &parsed, head, ingress).map(Some);
+    if let Some(head) = backend_of(parsed) {
+        return from_backend(packet, parsed, head, ingress).map(Some);
     }
     Err(Reason::NotOurs)
 }
@@ -101,7 +111,7 @@ fn from_client(
         let action = way_to(backend, ingress);
         let told = take_along(&mut pin, &segment, service, action, now)?;
         if !told.has(Told::REOPENED) {
-            towards_backend(parsed, backend, pin.cell, told);
+            towards_backend(parsed, pin.backend, backend, pin.cell, told);
             follow::tell(&key, pin.backend, pin.cell, told);
             return Ok(Some(Verdict { action: action?, reason: Reason::Pinned }));
         }
@@ -202,12 +212,14 @@ fn renewed_timeout(state: FlowState, timeouts: &Timeouts) -> Option<u32> {
 
 /// Counts and translates; the caller has the way, by [`way_to`].
 #[inline(always)]
-pub fn towards_backend(parsed: &Parsed, backend: &Backend, cell: u16, told: Told) {
+pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u16, told: Told) {
     if let Some(cell) = counters::cell(cell) {
         cell.packets_in += 1;
         cell.bytes_in += parsed.ip_bytes();
     }
     counters::book(cell, told);
+    let way = FragmentWay { service: backend.service, backend: number, cell, to_client: 0 };
+    fragments::note(parsed, parsed.source_port_be(), way);
     rewrite(
         parsed,
         &Translation {
@@ -245,6 +257,9 @@ fn towards_client(
     }
     counters::book(pin.cell, told);
     follow::tell(key, pin.backend, pin.cell, told);
+    let way =
+        FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };
+    fragments::note(parsed, key.client_port_be, way);
     rewrite(
         parsed,
         &Translation {
@@ -263,7 +278,7 @@ fn towards_client(
 /// redirected. Before anything is rewritten: without a way out the packet
 /// goes to the host as it came.
 #[inline(always)]
-fn out(ifindex: u32, ingress: u32) -> Result<u32, Reason> {
+pub fn out(ifindex: u32, ingress: u32) -> Result<u32, Reason> {
     if ifindex == ingress {
         return Ok(XDP_TX);
     }

@@ -18,7 +18,7 @@ use crate::{
 
 /// What decrementing the TTL adds: TTL is the high byte of its 16-bit word,
 /// and less 0x0100 is plus its one's complement.
-const TTL_DELTA: u16 = (!0x0100_u16).to_be();
+pub const TTL_DELTA: u16 = (!0x0100_u16).to_be();
 
 /// Which end of the packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +41,52 @@ pub struct Translation<'a> {
 
 #[inline(always)]
 pub fn rewrite(parsed: &Parsed, to: &Translation<'_>) {
-    match parsed.ip {
-        Ip::V4(ip) => rewrite_v4(ip, to),
-        Ip::V6(ip) => rewrite_v6(ip, to),
-    }
     match parsed.transport {
         Transport::Tcp(tcp) => rewrite_tcp(tcp, to),
         Transport::Udp(udp) => rewrite_udp(udp, to),
     }
-    rewrite_ethernet(parsed.ethernet, to);
+    rewrite_frame_and_ip(parsed.ethernet, parsed.ip, to);
+}
+
+/// Of a packet without a transport header.
+#[inline(always)]
+pub fn rewrite_frame_and_ip(ethernet: Header<{ EthHdr::LEN }>, ip: Ip, to: &Translation<'_>) {
+    match ip {
+        Ip::V4(ip) => rewrite_v4(ip, to),
+        Ip::V6(ip) => rewrite_v6(ip),
+    }
+    ip.set_address(to.end, to.address);
+    rewrite_ethernet(ethernet, to.frame);
+}
+
+impl Ip {
+    /// One end's address, and nothing else.
+    #[inline(always)]
+    pub fn set_address(self, end: End, address: &Address) {
+        const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
+        const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
+        let words = &address.words_be;
+        match (self, end) {
+            (Self::V4(ip), End::Source) => {
+                ip.set::<u32, { offset_of!(Ipv4Hdr, src_addr) }>(words[3]);
+            }
+            (Self::V4(ip), End::Destination) => {
+                ip.set::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>(words[3]);
+            }
+            (Self::V6(ip), End::Source) => {
+                ip.set::<u32, SRC>(words[0]);
+                ip.set::<u32, { SRC + 4 }>(words[1]);
+                ip.set::<u32, { SRC + 8 }>(words[2]);
+                ip.set::<u32, { SRC + 12 }>(words[3]);
+            }
+            (Self::V6(ip), End::Destination) => {
+                ip.set::<u32, DST>(words[0]);
+                ip.set::<u32, { DST + 4 }>(words[1]);
+                ip.set::<u32, { DST + 8 }>(words[2]);
+                ip.set::<u32, { DST + 12 }>(words[3]);
+            }
+        }
+    }
 }
 
 /// A checksum after a change that adds `delta` to the sum (RFC 1624, eqn. 3).
@@ -68,34 +105,12 @@ fn rewrite_v4(ip: Header<{ Ipv4Hdr::LEN }>, to: &Translation<'_>) {
     ip.set::<u16, { offset_of!(Ipv4Hdr, check) }>(update_checksum(check, delta));
     let ttl = ip.get::<u8, { offset_of!(Ipv4Hdr, ttl) }>();
     ip.set::<u8, { offset_of!(Ipv4Hdr, ttl) }>(ttl.wrapping_sub(1));
-    let address = to.address.words_be[3];
-    match to.end {
-        End::Source => ip.set::<u32, { offset_of!(Ipv4Hdr, src_addr) }>(address),
-        End::Destination => ip.set::<u32, { offset_of!(Ipv4Hdr, dst_addr) }>(address),
-    }
 }
 
 #[inline(always)]
-fn rewrite_v6(ip: Header<{ Ipv6Hdr::LEN }>, to: &Translation<'_>) {
-    const SRC: usize = offset_of!(Ipv6Hdr, src_addr);
-    const DST: usize = offset_of!(Ipv6Hdr, dst_addr);
+fn rewrite_v6(ip: Header<{ Ipv6Hdr::LEN }>) {
     let hops = ip.get::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>();
     ip.set::<u8, { offset_of!(Ipv6Hdr, hop_limit) }>(hops.wrapping_sub(1));
-    let words = &to.address.words_be;
-    match to.end {
-        End::Source => {
-            ip.set::<u32, SRC>(words[0]);
-            ip.set::<u32, { SRC + 4 }>(words[1]);
-            ip.set::<u32, { SRC + 8 }>(words[2]);
-            ip.set::<u32, { SRC + 12 }>(words[3]);
-        }
-        End::Destination => {
-            ip.set::<u32, DST>(words[0]);
-            ip.set::<u32, { DST + 4 }>(words[1]);
-            ip.set::<u32, { DST + 8 }>(words[2]);
-            ip.set::<u32, { DST + 12 }>(words[3]);
-        }
-    }
 }
 
 #[inline(always)]
@@ -130,8 +145,8 @@ fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
 }
 
 #[inline(always)]
-fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, to: &Translation<'_>) {
-    let words = &to.frame.words;
+pub fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, frame: &FrameAddresses) {
+    let words = &frame.words;
     ethernet.set::<u32, 0>(words[0]);
     ethernet.set::<u32, 4>(words[1]);
     ethernet.set::<u32, 8>(words[2]);

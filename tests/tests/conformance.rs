@@ -308,7 +308,7 @@ fn not_ours_is_untouched() {
 }
 
 #[test]
-fn malformed_and_fragments_go_to_the_host() {
+fn malformed_and_unknown_fragments_go_to_the_host() {
     isolated(|| {
         let mut bed = Bed::new(false, false)?;
         let mut version = bed.syn().bytes();
@@ -317,10 +317,11 @@ fn malformed_and_fragments_go_to_the_host() {
         let mut header_len = bed.syn().bytes();
         header_len[14] = 0x44;
         bed.passed(&header_len, Reason::Malformed)?;
-        for word in [0x2000_u16, 0x0001, 0x1fff, 0x2001] {
+        // Later fragments of packets whose first was never seen.
+        for word in [0x0001_u16, 0x1fff, 0x2001, 0x3fff] {
             let mut fragment = bed.syn().bytes();
             fragment[20..22].copy_from_slice(&word.to_be_bytes());
-            bed.passed(&fragment, Reason::Fragment)?;
+            bed.passed(&fragment, Reason::FragmentUnknown)?;
         }
         let mut bed = Bed::new(true, false)?;
         let mut version = bed.syn().bytes();

@@ -20,7 +20,8 @@ use canary_tests::{
 use serde_json::{Value, json};
 
 /// Files of `tests/scapy/`.
-const SUBJECTS: &[&str] = &["plain", "checksums", "foreign"];
+const SUBJECTS: &[&str] =
+    &["plain", "checksums", "foreign", "vlan", "headers", "fragments", "icmp_errors"];
 
 /// The MAC that clients send to.
 const INGRESS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];

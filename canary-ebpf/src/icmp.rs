@@ -1,0 +1,302 @@
+//! ICMP and ICMPv6 errors about packets of pinned flows: who sent the quoted
+//! packet must find in it what it sent (RFC 5508, 4.2 does the same for NAT).
+//! Path-MTU discovery works through the balancer by this.
+
+use core::mem::offset_of;
+
+use canary_common::{Address, DirectoryKey, EntryKind, FlowKey, PROTO_TCP, PROTO_UDP, Reason};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+
+use crate::{
+    directory, flows,
+    layout::Layout,
+    maps::{BACKENDS, SERVICES, hash_keys},
+    packet::{Header, Packet},
+    parse::{Ip, ip_at, not_mapped},
+    path::{Verdict, out, way_to},
+    pick,
+    rewrite::{End, Translation, rewrite_frame_and_ip, update_checksum},
+};
+
+/// Type, code, checksum, and a word that depends on the type; in both families.
+const HEADER: usize = 8;
+/// Destination unreachable, time exceeded, parameter problem (RFC 792).
+const ERRORS_V4: [u8; 3] = [3, 11, 12];
+/// Unreachable, too big, time exceeded, parameter problem (RFC 4443).
+const ERRORS_V6: core::ops::RangeInclusive<u8> = 1..=4;
+/// As much of the transport header as every error has (RFC 792).
+const PORTS: usize = 8;
+const V4_OFFSET_BE: u16 = 0x1fff_u16.to_be();
+
+/// An error's parts.
+struct IcmpError {
+    ethernet: Header<{ EthHdr::LEN }>,
+    outer: Ip,
+    icmp: Header<HEADER>,
+    /// The quoted packet.
+    inner: Ip,
+    ports: Header<PORTS>,
+    is_udp: bool,
+    /// TCP's header up to its checksum, where that is quoted.
+    tcp: Option<Header<18>>,
+}
+
+/// What becomes of the two packets.
+struct Becomes<'a> {
+    /// The end that is ours in the quoted packet, and what it becomes.
+    inner: Translation<'a>,
+    /// The same of the packet around it.
+    outer: Translation<'a>,
+}
+
+/// # Errors
+/// The reason for which it goes to the host, untouched: other messages, and
+/// errors about nothing of ours.
+#[inline(always)]
+pub fn translate(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdict, Reason> {
+    let error = read(packet, layout)?;
+    // An error goes to who sent what it is about.
+    let sender = error.inner.source();
+    if !sender.same(&error.outer.destination()) {
+        return Err(Reason::NotOurs);
+    }
+    let (sport_be, dport_be) = (error.ports.get::<u16, 0>(), error.ports.get::<u16, 2>());
+    let protocol = if error.is_udp { PROTO_UDP } else { PROTO_TCP };
+    let receiver = error.inner.destination();
+    let key = DirectoryKey::new(EntryKind::Service, sender, sport_be, protocol);
+    if let Some(service) = directory::find(&key) {
+        let flow = FlowKey { client: receiver, client_port_be: dport_be, service: service as u16 };
+        return towards_backend(&error, &flow, ingress);
+    }
+    let key = DirectoryKey::new(EntryKind::Backend, receiver, dport_be, protocol);
+    let head = directory::find(&key).ok_or(Reason::NotOurs)? as u16;
+    towards_client(&error, (sender, sport_be), head, ingress)
+}
+
+/// About a packet from the VIP to the client: the backend sent it.
+#[inline(always)]
+fn towards_backend(error: &IcmpError, key: &FlowKey, ingress: u32) -> Result<Verdict, Reason> {
+    let pin = flows::find(key, key.hash(hash_keys()), flows::now()).ok_or(Reason::NoPin)?;
+    let backend = pick::backend(pin.backend, key.service).ok_or(Reason::NoPin)?;
+    if error.outer.hop_limit() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let action = way_to(backend, ingress)?;
+    let becomes = |end| Translation {
+        end,
+        address: &backend.address,
+        port_be: backend.port_be,
+        address_delta: backend.address_delta,
+        transport_delta: backend.transport_delta,
+        frame: &backend.frame,
+    };
+    rewrite(error, &Becomes { inner: becomes(End::Source), outer: becomes(End::Destination) });
+    Ok(Verdict { action, reason: Reason::IcmpError })
+}
+
+/// About a packet from the client to the backend: the client sent it, to the
+/// VIP. A router that tells of it keeps its own address.
+#[inline(always)]
+fn towards_client(
+    error: &IcmpError,
+    (client, client_port_be): (Address, u16),
+    head: u16,
+    ingress: u32,
+) -> Result<Verdict, Reason> {
+    let now = flows::now();
+    let first = BACKENDS.get(u32::from(head)).ok_or(Reason::Internal)?;
+    let mut key = FlowKey { client, client_port_be, service: first.service };
+    // As replies do: see `path::from_backend`.
+    let mut number = head;
+    if first.next_sharing != 0 {
+        number = match flows::find(&key, key.hash(hash_keys()), now) {
+            Some(pin) if pin.backend == head => head,
+            _ => pick::sharer(&key, head, None, now),
+        };
+    }
+    let backend = BACKENDS.get(u32::from(number)).ok_or(Reason::NoPin)?;
+    key.service = backend.service;
+    let pin = flows::find(&key, key.hash(hash_keys()), now).ok_or(Reason::NoPin)?;
+    if pin.backend != number {
+        return Err(Reason::NoPin);
+    }
+    if error.outer.hop_limit() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
+    let way_back = pin.way_back().ok_or(Reason::NoPin)?;
+    let action = out(way_back.ifindex, ingress)?;
+    let source = error.outer.source();
+    let becomes = |end, address, address_delta| Translation {
+        end,
+        address,
+        port_be: service.port_be,
+        address_delta,
+        transport_delta: !backend.transport_delta,
+        frame: &way_back.frame,
+    };
+    let delta = !backend.address_delta;
+    let inner = becomes(End::Destination, &service.vip, delta);
+    let outer = match source.same(&backend.address) {
+        true => becomes(End::Source, &service.vip, delta),
+        false => becomes(End::Source, &source, 0),
+    };
+    rewrite(error, &Becomes { inner, outer });
+    Ok(Verdict { action, reason: Reason::IcmpError })
+}
+
+#[inline(always)]
+fn read(packet: &Packet, layout: Layout) -> Result<IcmpError, Reason> {
+    let icmp = packet.header::<HEADER>(layout.transport()).ok_or(Reason::Truncated)?;
+    let kind = icmp.get::<u8, 0>();
+    let is_error =
+        if layout.is_v6() { ERRORS_V6.contains(&kind) } else { ERRORS_V4.contains(&kind) };
+    if !is_error {
+        return Err(Reason::NotTcpUdp);
+    }
+    let at = layout.transport() + HEADER;
+    let (inner, transport, protocol) =
+        if layout.is_v6() { quoted_v6(packet, at) } else { quoted_v4(packet, at) }?;
+    if protocol != PROTO_TCP && protocol != PROTO_UDP {
+        return Err(Reason::NotTcpUdp);
+    }
+    let (ethernet, outer) = ip_at(packet, layout)?;
+    // What the frame has beyond the packet is nobody's.
+    let end = layout.ip() as u64 + outer.bytes();
+    if end < (transport + PORTS) as u64 {
+        return Err(Reason::Truncated);
+    }
+    let ports = packet.header::<PORTS>(transport).ok_or(Reason::Truncated)?;
+    let is_udp = protocol == PROTO_UDP;
+    let tcp = match is_udp || end < transport as u64 + 18 {
+        true => None,
+        false => packet.header::<18>(transport),
+    };
+    Ok(IcmpError { ethernet, outer, icmp, inner, ports, is_udp, tcp })
+}
+
+/// The quoted header, where the transport header behind it begins, and whose
+/// that is.
+#[inline(always)]
+fn quoted_v4(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
+    let ip = packet.header::<{ Ipv4Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
+    let version_and_length = ip.get::<u8, { offset_of!(Ipv4Hdr, vihl) }>();
+    let header_len = usize::from(version_and_length & 0xf) * 4;
+    if version_and_length >> 4 != 4 || header_len < Ipv4Hdr::LEN {
+        return Err(Reason::Malformed);
+    }
+    // A later fragment has no ports.
+    if ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>() & V4_OFFSET_BE != 0 {
+        return Err(Reason::NotTcpUdp);
+    }
+    let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
+    Ok((Ip::V4(ip), at + header_len, protocol))
+}
+
+/// See [`quoted_v4`].
+#[inline(always)]
+fn quoted_v6(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
+    let ip = packet.header::<{ Ipv6Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
+    if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
+    let ip = Ip::V6(ip);
+    not_mapped(ip)?;
+    Ok((ip, at + Ipv6Hdr::LEN, protocol))
+}
+
+/// What changes add to a checksum (RFC 1624, eqn. 3), before it is folded.
+#[derive(Clone, Copy)]
+struct Delta(u64);
+
+impl Delta {
+    #[inline(always)]
+    fn word(&mut self, old: u16, new: u16) {
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
+    #[inline(always)]
+    fn words(&mut self, old: &Address, new: &Address, v6: bool) {
+        let first = if v6 { 0 } else { 3 };
+        for (old, new) in old.words_be[first..].iter().zip(&new.words_be[first..]) {
+            self.word((old >> 16) as u16, (new >> 16) as u16);
+            self.word(*old as u16, *new as u16);
+        }
+    }
+
+    #[inline(always)]
+    const fn folded(self) -> u32 {
+        let sum = (self.0 & 0xffff) + (self.0 >> 16);
+        ((sum & 0xffff) + (sum >> 16)) as u32
+    }
+}
+
+#[inline(always)]
+fn rewrite(error: &IcmpError, becomes: &Becomes<'_>) {
+    let mut delta = rewrite_quoted(error, &becomes.inner);
+    if let Ip::V6(_) = error.outer {
+        // Its checksum covers the addresses around it (RFC 4443, 2.3).
+        let old = match becomes.outer.end {
+            End::Source => error.outer.source(),
+            End::Destination => error.outer.destination(),
+        };
+        delta.words(&old, becomes.outer.address, true);
+    }
+    let check = error.icmp.get::<u16, 2>();
+    error.icmp.set::<u16, 2>(update_checksum(check, delta.folded()));
+    rewrite_frame_and_ip(error.ethernet, error.outer, &becomes.outer);
+}
+
+/// One end of the quoted packet; what that adds to the checksum around it.
+#[inline(always)]
+fn rewrite_quoted(error: &IcmpError, to: &Translation<'_>) -> Delta {
+    let mut delta = Delta(0);
+    let old = match to.end {
+        End::Source => error.inner.source(),
+        End::Destination => error.inner.destination(),
+    };
+    match error.inner {
+        Ip::V4(ip) => {
+            const CHECK: usize = offset_of!(Ipv4Hdr, check);
+            let check = ip.get::<u16, CHECK>();
+            let new = update_checksum(check, u32::from(to.address_delta));
+            ip.set::<u16, CHECK>(new);
+            delta.word(check, new);
+            delta.words(&old, to.address, false);
+        }
+        Ip::V6(_) => delta.words(&old, to.address, true),
+    }
+    error.inner.set_address(to.end, to.address);
+    let port = match to.end {
+        End::Source => error.ports.get::<u16, 0>(),
+        End::Destination => error.ports.get::<u16, 2>(),
+    };
+    delta.word(port, to.port_be);
+    match to.end {
+        End::Source => error.ports.set::<u16, 0>(to.port_be),
+        End::Destination => error.ports.set::<u16, 2>(to.port_be),
+    }
+    if error.is_udp {
+        let check = error.ports.get::<u16, 6>();
+        // Zero says "none", and one that comes out as zero is written as its
+        // other form.
+        if check != 0 {
+            let new = match update_checksum(check, u32::from(to.transport_delta)) {
+                0 => 0xffff,
+                new => new,
+            };
+            error.ports.set::<u16, 6>(new);
+            delta.word(check, new);
+        }
+    } else if let Some(tcp) = error.tcp {
+        let check = tcp.get::<u16, 16>();
+        let new = update_checksum(check, u32::from(to.transport_delta));
+        tcp.set::<u16, 16>(new);
+        delta.word(check, new);
+    }
+    delta
+}
