@@ -139,6 +139,7 @@ fn insert(ip: Ip, id_be: u32, protocol_and_port: u32, way: u64) {
 #[inline(always)]
 pub fn follow(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdict, Reason> {
     let (ethernet, ip) = ip_at(packet, layout)?;
+    ip.not_mapped()?;
     let identity = Identity::of(packet, layout, ip)?;
     let key = identity.key(ip.source(), ip.destination());
     let noted = FRAGMENTS.get_ptr(key).ok_or(Reason::FragmentUnknown)?;

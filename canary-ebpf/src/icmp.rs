@@ -15,7 +15,7 @@ use crate::{
     layout::Layout,
     maps::{BACKENDS, SERVICES, hash_keys},
     packet::{Header, Packet},
-    parse::{Ip, ip_at, not_mapped},
+    parse::{Ip, ip_at},
     path::{Verdict, out, way_to},
     pick,
     rewrite::{End, Translation, rewrite_frame_and_ip, update_checksum},
@@ -175,6 +175,8 @@ fn read(packet: &Packet, layout: Layout) -> Result<IcmpError, Reason> {
         true => None,
         false => packet.header::<18>(transport),
     };
+    outer.not_mapped()?;
+    inner.not_mapped()?;
     Ok(IcmpError { ethernet, outer, icmp, inner, ports, is_udp, tcp })
 }
 
@@ -204,9 +206,7 @@ fn quoted_v6(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
         return Err(Reason::Malformed);
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
-    let ip = Ip::V6(ip);
-    not_mapped(ip)?;
-    Ok((ip, at + Ipv6Hdr::LEN, protocol))
+    Ok((Ip::V6(ip), at + Ipv6Hdr::LEN, protocol))
 }
 
 /// What changes add to a checksum (RFC 1624, eqn. 3), before it is folded.

@@ -201,13 +201,9 @@ fn walk_v6(packet: &Packet, ip_at: usize) -> Result<Layout, Reason> {
     let mut protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     let mut at = ip_at + Ipv6Hdr::LEN;
     let mut part = (Part::Whole, 0);
-    for _ in 0..=MAX_EXTENSIONS {
-        if matches!(protocol, PROTO_TCP | PROTO_UDP | PROTO_ICMPV6) {
-            return Ok(Layout::new(true, ip_at, at, protocol, part));
-        }
-        let known = matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS);
-        if !known {
-            return Err(Reason::NotTcpUdp);
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            break;
         }
         let header = packet.header::<EXTENSION>(at).ok_or(Reason::Truncated)?;
         let next = header.get::<u8, 0>();
@@ -230,5 +226,8 @@ fn walk_v6(packet: &Packet, ip_at: usize) -> Result<Layout, Reason> {
         }
         protocol = next;
     }
-    Err(Reason::NotTcpUdp)
+    if !matches!(protocol, PROTO_TCP | PROTO_UDP | PROTO_ICMPV6) {
+        return Err(Reason::NotTcpUdp);
+    }
+    Ok(Layout::new(true, ip_at, at, protocol, part))
 }

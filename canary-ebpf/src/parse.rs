@@ -30,6 +30,18 @@ pub enum Ip {
 }
 
 impl Ip {
+    /// An IPv4-mapped address is nobody's on the wire (RFC 4291, 2.5.5.2), and
+    /// ours for IPv4: it must not pass for an IPv4 service's or backend's. To
+    /// be looked at when all else is in order.
+    #[inline(always)]
+    pub fn not_mapped(&self) -> Result<(), Reason> {
+        let mapped = match self {
+            Self::V4(_) => false,
+            Self::V6(_) => self.source().is_v4() | self.destination().is_v4(),
+        };
+        if mapped { Err(Reason::NotOurs) } else { Ok(()) }
+    }
+
     #[inline(always)]
     pub fn source(&self) -> Address {
         const V6: usize = offset_of!(Ipv6Hdr, src_addr);
@@ -221,18 +233,8 @@ fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     let transport = transport(packet, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
     let ip = Ip::V6(ip);
-    not_mapped(ip)?;
+    ip.not_mapped()?;
     Ok(Parsed { ethernet, ip, transport, fragment: Identity::WHOLE })
-}
-
-/// An IPv4-mapped address is nobody's on the wire (RFC 4291, 2.5.5.2), and
-/// ours for IPv4: it must not pass for an IPv4 service's or backend's.
-#[inline(always)]
-pub fn not_mapped(v6: Ip) -> Result<(), Reason> {
-    if v6.source().is_v4() | v6.destination().is_v4() {
-        return Err(Reason::NotOurs);
-    }
-    Ok(())
 }
 
 /// Ethernet and IP header of a packet whose layout is known.
@@ -246,7 +248,6 @@ pub fn ip_at(packet: &Packet, layout: Layout) -> Result<(Header<{ EthHdr::LEN }>
         };
     }
     let ip = Ip::V6(packet.header(layout.ip()).ok_or(Reason::Truncated)?);
-    not_mapped(ip)?;
     Ok((ethernet, ip))
 }
 
@@ -266,6 +267,7 @@ pub fn parse_at(packet: &Packet, layout: Layout) -> Result<Parsed, Reason> {
     }
     let transport = transport(packet, layout.transport(), layout.protocol())?;
     let (ethernet, ip) = ip_at(packet, layout)?;
+    ip.not_mapped()?;
     Ok(Parsed { ethernet, ip, transport, fragment: Identity::WHOLE })
 }
 

@@ -2,7 +2,7 @@
 //! same random steps: verdict, every byte, pins and counters must agree.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use anyhow::{Result, ensure};
 use canary_tests::{
@@ -119,6 +119,19 @@ const REGRESSIONS: &[(&str, &[Step])] = &[
         ],
     ),
     (
+        "a fragment header is not looked behind where four others stand before it",
+        &[Step::Mutated(
+            Pkt { service: 1, ..PKT },
+            Cow::Borrowed(&[
+                Edit::Fragment(8, false, 3),
+                Edit::Extension(0, 12, 0),
+                Edit::Extension(60, 0, 1),
+                Edit::Extension(60, 1, 0),
+                Edit::Extension(0, 1, 0),
+            ]),
+        )],
+    ),
+    (
         "a pin to a backend that was removed is picked again",
         &[
             Step::Packet(PKT),
@@ -144,7 +157,7 @@ fn regressions() {
 #[test]
 fn mapped_addresses_are_not_ours() {
     with_program(FLOWS, |real| {
-        let ended = driver::replay(real, &[Step::Mutated(PKT, vec![Edit::Mapped])])?;
+        let ended = driver::replay(real, &[Step::Mutated(PKT, Cow::Borrowed(&[Edit::Mapped]))])?;
         ensure!(ended == Ended::Agreed, "{ended:?}");
         Ok(())
     });

@@ -1,11 +1,16 @@
-//! For tests that keep a model beside the flow table: one record by its key,
-//! time that passes at once, and a table that is empty again.
+//! For tests that keep a model beside the data plane: one record by its key,
+//! time that passes at once, and tables that are empty again.
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
+use aya::maps::HashMap;
 use canary_common::{Bucket, Ctl, Flow, FlowKey, WAYS, deadline_passed};
 
-use super::{Dataplane, FlowTable, flow_table::is_live};
+use super::{
+    Dataplane, FlowTable,
+    error::{Context as _, DataplaneError},
+    flow_table::is_live,
+};
 
 const DEADLINE: usize = offset_of!(Flow, deadline);
 
@@ -22,6 +27,22 @@ impl Dataplane {
         all.find(|flow| {
             is_live(Ctl(flow.ctl)) && flow.key == *key && !deadline_passed(flow.deadline, now)
         })
+    }
+}
+
+impl Dataplane {
+    /// Forgets where packets in fragments went.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn forget_fragments(&mut self) -> Result<(), DataplaneError> {
+        let map = self.ebpf.map_mut("FRAGMENTS").ok_or(DataplaneError::NoMap("FRAGMENTS"))?;
+        let mut map: HashMap<_, [u64; 5], [u64; 2]> =
+            HashMap::try_from(map).context(|| "opening FRAGMENTS")?;
+        let keys: Vec<_> = map.keys().filter_map(Result::ok).collect();
+        // Evicted in between: gone as well.
+        keys.iter().for_each(|key| drop(map.remove(key)));
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
-//! The packet parser, and the translation of what it found: whatever the bytes,
+//! The packet parsers, and the translation of what it found: whatever the bytes,
 //! nothing outside the packet is read or written.
 
 use canary_common::{Address, FrameAddresses, Reason, Signals};
 use canary_ebpf::{
+    layout::walk,
     packet::Packet,
-    parse::{Parsed, parse},
+    parse::{Parsed, parse, parse_at, parse_whole_or_first},
     rewrite::{End, Translation, rewrite},
     signals::segment,
 };
@@ -88,14 +89,21 @@ type Seen = (Result<Fields, Reason>, [Vec<u8>; 2]);
 fn look(packet: &[u8], fill: u8) -> Result<Seen, String> {
     let mut bed = Bed::new(packet, fill);
     let read = bed.packet();
-    let fields = parse(&read).map(|parsed| Fields::of(&read, &parsed));
+    let fields = by_either(&read).map(|parsed| Fields::of(&read, &parsed));
+    if let Ok(plain) = parse(&read) {
+        let layout = walk(&read);
+        let same = parse_at(&read, layout).map(|parsed| Fields::of(&read, &parsed));
+        if same.as_ref() != Ok(&Fields::of(&read, &plain)) {
+            return Err(format!("a plain packet's layout {layout:?} gives {same:?}"));
+        }
+    }
     if bed.inside() != packet || !bed.margins_are_whole() {
         return Err("reading a packet has changed it".into());
     }
     let mut translated = [Vec::new(), Vec::new()];
     for (end, translated) in [End::Source, End::Destination].into_iter().zip(&mut translated) {
         let mut bed = Bed::new(packet, fill);
-        if let Ok(parsed) = parse(&bed.packet()) {
+        if let Ok(parsed) = by_either(&bed.packet()) {
             translate(&parsed, end);
         }
         if !bed.margins_are_whole() {
@@ -104,6 +112,16 @@ fn look(packet: &[u8], fill: u8) -> Result<Seen, String> {
         bed.inside().clone_into(translated);
     }
     Ok((fields, translated))
+}
+
+/// As the program does: what is not plain by its layout.
+fn by_either(packet: &Packet) -> Result<Parsed, Reason> {
+    match parse(packet) {
+        Err(Reason::NotIp | Reason::Fragment | Reason::NotTcpUdp) => {
+            parse_whole_or_first(packet, walk(packet))
+        }
+        parsed => parsed,
+    }
 }
 
 fn translate(parsed: &Parsed, end: End) {

@@ -9,6 +9,7 @@
 
 mod clients;
 mod daemon;
+mod far;
 mod nginx;
 mod owner;
 
@@ -25,6 +26,7 @@ use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub use daemon::{Daemon, config};
+pub use far::FAR;
 pub use nginx::{Behaviour, Nginx};
 
 use crate::netns::ip;
@@ -33,8 +35,18 @@ use owner::Claim;
 /// Hosts behind the balancer, in the order of their networks.
 pub const HOSTS: [&str; 4] = ["client", "s1", "s2", "c1"];
 /// What a lab and its tests run.
-const TOOLS: [&str; 8] =
-    ["ip", "nsenter", "ethtool", "sysctl", "nginx", "curl", "promtool", "prometheus-node-exporter"];
+const TOOLS: [&str; 10] = [
+    "ip",
+    "nsenter",
+    "ethtool",
+    "sysctl",
+    "nginx",
+    "curl",
+    "ping",
+    "python3",
+    "promtool",
+    "prometheus-node-exporter",
+];
 /// What clients connect to.
 pub const VIP_V4: &str = "203.0.113.10:80";
 pub const VIP_V6: &str = "[2001:db8:cafe::10]:80";
@@ -208,7 +220,7 @@ impl Lab {
             self.command(host, "ethtool", &["-K", "eth0", "gro", "on"])?;
         }
         for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            self.command("lb", "sysctl", &["-qw", &format!("{key}=1")])?;
+            netns_sysctl(self, "lb", key, "1")?;
         }
         Ok(())
     }
@@ -228,8 +240,15 @@ impl Lab {
     /// A host's address.
     #[must_use]
     pub fn address(host: &str, v6: bool) -> String {
-        let number = HOSTS.iter().position(|name| *name == host).unwrap_or(HOSTS.len());
+        let number = Self::number(host);
         if v6 { format!("fd77:{number}::2") } else { format!("10.77.{number}.2") }
+    }
+
+    /// Of a host's network.
+    fn number(host: &str) -> usize {
+        let far = FAR.iter().position(|name| *name == host).map(|number| 100 + number);
+        let near = HOSTS.iter().position(|name| *name == host);
+        near.or(far).unwrap_or(HOSTS.len())
     }
 
     /// A backend as the configuration writes it.
@@ -310,7 +329,7 @@ impl Site {
 
     /// All hosts there may be; `net` is the bridge.
     fn all_hosts() -> impl Iterator<Item = &'static str> {
-        HOSTS.into_iter().chain(["lb", "net"])
+        HOSTS.into_iter().chain(FAR).chain(["lb", "net"])
     }
 
     fn namespace(&self, host: &str) -> String {
@@ -356,6 +375,11 @@ impl Site {
         left.extend(paths.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
         left
     }
+}
+
+/// Sets a kernel parameter of a host.
+fn netns_sysctl(lab: &Lab, host: &str, key: &str, value: &str) -> Result<()> {
+    lab.command(host, "sysctl", &["-qw", &format!("{key}={value}")]).map(drop)
 }
 
 /// Whether a program is on the path.

@@ -90,8 +90,10 @@ http {{
   proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
   server {{
-    listen {PORT} backlog=8192; listen [::]:{PORT} backlog=8192;
+    client_max_body_size 64m; listen {PORT} backlog=8192; listen [::]:{PORT} backlog=8192;
     location / {{ {answer} }}
+    # Takes all of what is sent before it answers.
+    location /up {{ proxy_pass http://127.0.0.1:{PORT}/; }}
     location /large {{ root {directory}; limit_rate 1500k; }}
   }}
 }}

@@ -111,7 +111,7 @@ impl<'a> Session<'a> {
             Step::Packet(pkt) => self.packet(&pkt.bytes(&self.model))?,
             Step::Mutated(pkt, edits) => {
                 let mut bytes = pkt.bytes(&self.model);
-                for edit in edits {
+                for edit in edits.iter() {
                     edit.apply(&mut bytes);
                 }
                 self.packet(&bytes)?
@@ -131,7 +131,7 @@ impl<'a> Session<'a> {
     }
 
     fn packet(&mut self, bytes: &[u8]) -> Result<Option<String>> {
-        let expected = self.model.packet(bytes);
+        let expected = self.model.frame(bytes);
         let met = self.real.packet(bytes)?;
         if (met.action, met.reason) != (expected.action, expected.reason) {
             return Ok(Some(format!(

@@ -57,9 +57,13 @@ impl Generator {
             return self.configuration(model);
         }
         let pkt = self.packet(model);
+        if self.random.one_in(4) {
+            let edits = self.shape();
+            return Step::Mutated(pkt, edits.into());
+        }
         if self.mutated && !self.random.one_in(3) {
-            let edits = (0..=self.random.below(3)).map(|_| self.edit()).collect();
-            return Step::Mutated(pkt, edits);
+            let edits: Vec<_> = (0..=self.random.below(3)).map(|_| self.edit()).collect();
+            return Step::Mutated(pkt, edits.into());
         }
         Step::Packet(pkt)
     }
@@ -151,6 +155,34 @@ impl Generator {
             checksum_error: random.weighted(&[(20, 0), (1, 1), (1, 0x8001)]),
             unchecked: random.one_in(8),
         }
+    }
+
+    /// Something that real networks have: an error or a fragment, extension
+    /// headers, tags. In the order in which they are put around each other.
+    fn shape(&mut self) -> Vec<Edit> {
+        let random = &mut self.random;
+        let mut edits = Vec::new();
+        match random.below(4) {
+            0 => edits.push(Edit::Error {
+                kind: random.of(&[3, 11, 12, 1, 2, 4, 8]),
+                quoted: random.of(&[7, 8, 16, 17, 18, 28, 60]),
+                router: random.one_in(2),
+            }),
+            1 | 2 => {
+                let offset = random.of(&[0, 0, 0, 3, 8, 0x1fff]);
+                let more = random.below(4) > 0;
+                edits.push(Edit::Fragment(offset, more, random.below(4) as u16));
+            }
+            _ => {}
+        }
+        while random.one_in(3) {
+            let kind = random.of(&[0, 43, 60, 60, 51]);
+            edits.push(Edit::Extension(kind, random.of(&[0, 0, 1, 12]), random.of(&[0, 0, 1])));
+        }
+        while random.one_in(3) {
+            edits.push(Edit::Tag(random.of(&[0x8100, 0x88a8, 0x8100, 0x9100])));
+        }
+        edits
     }
 
     fn edit(&mut self) -> Edit {

@@ -24,7 +24,10 @@ pub mod step;
 pub mod tcp;
 pub mod world;
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use canary_common::{
     Address, Cell, FlowFlags, FlowKey, FlowState, HashKeys, Signals, Split, Timeouts, Track,
@@ -35,7 +38,7 @@ use crate::{
     frame::RST,
     plane::{BACKEND_MAC, OWN_MAC, PASS, REDIRECT, TABLE_SIZE, TX},
 };
-use packet::{Becomes, Expected, Packet, TCP};
+use packet::{Becomes, Content, Expected, FragmentOf, IcmpError, Later, Packet, TCP};
 use tcp::{Client, Connection};
 use world::{BACKENDS, QUANTUM, SERVICES, TIMEOUTS};
 
@@ -114,6 +117,16 @@ pub struct Model {
     configured: [bool; BACKENDS.len()],
     resolved: [bool; BACKENDS.len()],
     tables: HashMap<u16, Vec<u16>>,
+    /// Where first fragments went.
+    fragments: HashMap<(IpAddr, IpAddr, FragmentOf), FragmentWay>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FragmentWay {
+    key: FlowKey,
+    backend: u16,
+    cell: u16,
+    to_client: bool,
 }
 
 type Passed = &'static str;
@@ -131,6 +144,7 @@ impl Model {
             configured: [true; BACKENDS.len()],
             resolved: [true; BACKENDS.len()],
             tables,
+            fragments: HashMap::new(),
         }
     }
 
@@ -215,22 +229,29 @@ impl Model {
         }
     }
 
-    pub fn packet(&mut self, bytes: &[u8]) -> Outcome {
+    /// What must come of a frame.
+    pub fn frame(&mut self, bytes: &[u8]) -> Outcome {
+        let passed = |reason| Outcome { action: PASS, reason, bytes: None, key: None };
+        match packet::parse(bytes) {
+            Ok(Content::Packet(packet)) => self.packet(bytes, &packet),
+            Ok(Content::Later(later)) => self.later(bytes, &later).unwrap_or_else(passed),
+            Ok(Content::Error(error)) => self.error(bytes, &error).unwrap_or_else(passed),
+            Err(reason) => passed(reason),
+        }
+    }
+
+    fn packet(&mut self, bytes: &[u8], packet: &Packet) -> Outcome {
         let passed = |reason, key| Outcome { action: PASS, reason, bytes: None, key };
-        let packet = match packet::parse(bytes) {
-            Ok(packet) => packet,
-            Err(reason) => return passed(reason, None),
-        };
-        if let Some(service) = service_of(&packet) {
+        if let Some(service) = service_at(packet.to, packet.protocol) {
             let key = key(packet.from, service);
-            return match self.asked(bytes, &packet, &key) {
+            return match self.asked(bytes, packet, &key) {
                 Ok((action, reason, expected)) => {
                     Outcome { action, reason, bytes: Some(expected), key: Some(key) }
                 }
                 Err(reason) => passed(reason, Some(key)),
             };
         }
-        let candidates: Vec<u16> = self.backends_of(&packet);
+        let candidates = self.backends_at(packet.from, packet.protocol);
         if candidates.is_empty() {
             return passed("not_ours", None);
         }
@@ -239,21 +260,114 @@ impl Model {
             self.live(&key).is_some_and(|flow| flow.backend == number).then_some(key)
         });
         let Some(key) = pinned else { return passed("no_pin", None) };
-        if packet.ttl <= 1 {
+        if packet.ip.ttl <= 1 {
             return passed("ttl_expired", Some(key));
         }
-        let expected = self.reply(bytes, &packet, &key);
+        let expected = self.reply(bytes, packet, &key);
         Outcome { action: TX, reason: "reply", bytes: Some(expected), key: Some(key) }
     }
 
-    fn backends_of(&self, packet: &Packet) -> Vec<u16> {
-        let from = |number: &u16| {
+    fn backends_at(&self, at: SocketAddr, protocol: u8) -> Vec<u16> {
+        let there = |number: &u16| {
             let backend = world::backend_of(*number);
             self.is_configured(*number)
-                && world::address(backend.address) == packet.from
-                && SERVICES[usize::from(backend.service)].protocol == packet.protocol
+                && world::address(backend.address) == at
+                && SERVICES[usize::from(backend.service)].protocol == protocol
         };
-        world::numbers().filter(from).collect()
+        world::numbers().filter(there).collect()
+    }
+
+    /// A later fragment goes where its first went, if that is still there.
+    fn later(&mut self, bytes: &[u8], later: &Later) -> Result<Outcome, Passed> {
+        let ip = &later.ip;
+        let way = self.fragments.get(&(ip.from, ip.to, later.of));
+        let way = *way.ok_or("fragment_unknown")?;
+        if ip.ttl <= 1 {
+            return Err("ttl_expired");
+        }
+        if !self.is_configured(way.backend) {
+            return Err("fragment_unknown");
+        }
+        let at = |ip| SocketAddr::new(ip, 0);
+        let (action, becomes, counted) = if way.to_client {
+            let flow = self.live(&way.key).filter(|flow| flow.backend == way.backend);
+            let [to_mac, from_mac] = flow.ok_or("fragment_unknown")?.reply_macs;
+            let from = world::address(SERVICES[usize::from(way.key.service)].vip);
+            let becomes = Becomes { from, to: at(ip.to), to_mac, from_mac };
+            (TX, becomes, ["packets_out", "bytes_out"])
+        } else {
+            let (action, becomes) = self.towards(way.backend, at(ip.from))?;
+            (action, becomes, ["packets_in", "bytes_in"])
+        };
+        self.add(way.cell, counted[0], 1);
+        self.add(way.cell, counted[1], ip.bytes);
+        let expected = packet::fragment(bytes, later, &becomes);
+        Ok(Outcome { action, reason: "fragment", bytes: Some(expected), key: None })
+    }
+
+    /// An error goes to who sent what it is about, as that was sent.
+    fn error(&self, bytes: &[u8], error: &IcmpError) -> Result<Outcome, Passed> {
+        let (sender, receiver) = (error.from, error.to);
+        if error.ip.to != sender.ip() {
+            return Err("not_ours");
+        }
+        let outcome = |action, expected| Outcome {
+            action,
+            reason: "icmp_error",
+            bytes: Some(expected),
+            key: None,
+        };
+        if let Some(service) = service_at(sender, error.protocol) {
+            let flow = self.live(&key(receiver, service));
+            let flow = flow.filter(|flow| self.is_configured(flow.backend)).ok_or("no_pin")?;
+            if error.ip.ttl <= 1 {
+                return Err("ttl_expired");
+            }
+            let (action, becomes) =
+                self.towards(flow.backend, SocketAddr::new(error.ip.from, 0))?;
+            let about = (becomes.to, receiver);
+            return Ok(outcome(action, packet::error_about(bytes, error, about, &becomes)));
+        }
+        let candidates = self.backends_at(receiver, error.protocol);
+        if candidates.is_empty() {
+            return Err("not_ours");
+        }
+        let pinned = candidates.into_iter().find_map(|number| {
+            let key = key(sender, world::backend_of(number).service);
+            self.live(&key).filter(|flow| flow.backend == number).map(|flow| (key, *flow))
+        });
+        let (key, flow) = pinned.ok_or("no_pin")?;
+        if error.ip.ttl <= 1 {
+            return Err("ttl_expired");
+        }
+        let vip = world::address(SERVICES[usize::from(key.service)].vip);
+        // A router's address stays.
+        let from = match error.ip.from == receiver.ip() {
+            true => vip,
+            false => SocketAddr::new(error.ip.from, 0),
+        };
+        let [to_mac, from_mac] = flow.reply_macs;
+        let becomes = Becomes { from, to: sender, to_mac, from_mac };
+        let expected = packet::error_about(bytes, error, (sender, vip), &becomes);
+        Ok(outcome(TX, expected))
+    }
+
+    /// What a packet to a backend becomes, and how it leaves.
+    fn towards(&self, backend: u16, from: SocketAddr) -> Result<(u32, Becomes), Passed> {
+        if !self.is_resolved(backend) {
+            return Err("unresolved");
+        }
+        let record = world::backend_of(backend);
+        let to = world::address(record.address);
+        let becomes = Becomes { from, to, to_mac: BACKEND_MAC, from_mac: OWN_MAC };
+        Ok((if record.elsewhere { REDIRECT } else { TX }, becomes))
+    }
+
+    /// Leaves word for later fragments.
+    fn note(&mut self, packet: &Packet, way: FragmentWay) {
+        if let Some(of) = packet.first {
+            self.fragments.insert((packet.ip.from, packet.ip.to, of), way);
+        }
     }
 
     fn asked(
@@ -262,7 +376,7 @@ impl Model {
         packet: &Packet,
         key: &FlowKey,
     ) -> Result<(u32, &'static str, Expected), Passed> {
-        if packet.ttl <= 1 {
+        if packet.ip.ttl <= 1 {
             return Err("ttl_expired");
         }
         let pin = self.live(key).copied().filter(|flow| self.is_configured(flow.backend));
@@ -277,7 +391,7 @@ impl Model {
                 Client::Anew => return self.open(bytes, packet, key, pin),
             },
         };
-        let (action, expected) = self.forward(bytes, packet, flow.backend, flow.cell)?;
+        let (action, expected) = self.forward(bytes, packet, key, (flow.backend, flow.cell))?;
         self.renew(&mut flow);
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
@@ -299,7 +413,7 @@ impl Model {
             None => self.pick(key)?,
         };
         let cell = world::cells(backend)[parity];
-        let (action, expected) = self.forward(bytes, packet, backend, cell)?;
+        let (action, expected) = self.forward(bytes, packet, key, (backend, cell))?;
         let signals = SERVICES[usize::from(key.service)].signals;
         let mut connection = Connection {
             state: FlowState::Unanswered,
@@ -374,22 +488,13 @@ impl Model {
         &mut self,
         bytes: &[u8],
         packet: &Packet,
-        backend: u16,
-        cell: u16,
+        key: &FlowKey,
+        (backend, cell): (u16, u16),
     ) -> Result<(u32, Expected), Passed> {
-        if !self.is_resolved(backend) {
-            return Err("unresolved");
-        }
-        let record = world::backend_of(backend);
-        let becomes = Becomes {
-            from: packet.from,
-            to: world::address(record.address),
-            to_mac: BACKEND_MAC,
-            from_mac: OWN_MAC,
-        };
+        let (action, becomes) = self.towards(backend, packet.from)?;
+        self.note(packet, FragmentWay { key: *key, backend, cell, to_client: false });
         self.add(cell, "packets_in", 1);
-        self.add(cell, "bytes_in", packet.ip_bytes);
-        let action = if record.elsewhere { REDIRECT } else { TX };
+        self.add(cell, "bytes_in", packet.ip.bytes);
         Ok((action, packet::translated(bytes, packet, &becomes)))
     }
 
@@ -408,7 +513,10 @@ impl Model {
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
         self.add(flow.cell, "packets_out", 1);
-        self.add(flow.cell, "bytes_out", packet.ip_bytes);
+        self.add(flow.cell, "bytes_out", packet.ip.bytes);
+        let way =
+            FragmentWay { key: *key, backend: flow.backend, cell: flow.cell, to_client: true };
+        self.note(packet, way);
         let [to_mac, from_mac] = flow.reply_macs;
         let from = world::address(SERVICES[usize::from(key.service)].vip);
         packet::translated(bytes, packet, &Becomes { from, to: packet.to, to_mac, from_mac })
@@ -462,10 +570,10 @@ const fn timeout(state: FlowState, timeouts: &Timeouts) -> u32 {
     }
 }
 
-fn service_of(packet: &Packet) -> Option<u16> {
-    let found = SERVICES.iter().position(|service| {
-        service.protocol == packet.protocol && world::address(service.vip) == packet.to
-    });
+fn service_at(at: SocketAddr, protocol: u8) -> Option<u16> {
+    let found = SERVICES
+        .iter()
+        .position(|service| service.protocol == protocol && world::address(service.vip) == at);
     found.map(|number| number as u16)
 }
 

@@ -75,6 +75,7 @@ impl Real {
     /// The kernel's.
     pub fn restart(&mut self) -> Result<()> {
         self.table.clear();
+        self.plane.get().forget_fragments()?;
         self.plane.get().reset_overflow_mark();
         for number in world::numbers() {
             self.backend(number, true)?;

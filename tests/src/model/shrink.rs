@@ -90,9 +90,9 @@ fn plainer(step: &Step) -> Vec<Step> {
         Step::Mutated(pkt, edits) => {
             let mut steps: Vec<_> = (0..edits.len())
                 .map(|i| {
-                    let mut fewer = edits.clone();
+                    let mut fewer = edits.to_vec();
                     fewer.remove(i);
-                    Step::Mutated(*pkt, fewer)
+                    Step::Mutated(*pkt, fewer.into())
                 })
                 .collect();
             if edits.is_empty() {
@@ -146,7 +146,10 @@ mod tests {
         let noise = |port| Step::Packet(Pkt { port, flags: 16, ..PKT });
         let mut case: Vec<_> = (0..40).map(noise).collect();
         case.insert(7, Step::Split { service: 1, permille: 250 });
-        case.insert(30, Step::Mutated(Pkt { client: 9, len: 511, ttl: 3, ..PKT }, Vec::new()));
+        case.insert(
+            30,
+            Step::Mutated(Pkt { client: 9, len: 511, ttl: 3, ..PKT }, Vec::new().into()),
+        );
         let (short, why) = shrink(case, |case| {
             let split = case.iter().position(|step| matches!(step, Step::Split { .. }));
             let long = |step| packet_of(step).is_some_and(|pkt| pkt.len == 511);

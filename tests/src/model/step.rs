@@ -1,10 +1,10 @@
 //! What can happen, in few numbers: a case that failed is a list of these,
 //! printed as it is pasted into a table.
 
-use std::{fmt, net::SocketAddr};
+use std::{borrow::Cow, fmt, net::SocketAddr};
 
 use super::{Model, key, world};
-use crate::frame::{Frame, Transport};
+use crate::frame::{Frame, Transport, checksum};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +96,28 @@ pub enum Edit {
     Grow(u16),
     /// The same packet as IPv6, with IPv4-mapped addresses.
     Mapped,
+    /// A VLAN tag in front of what is there.
+    Tag(u16),
+    /// An extension header behind the IPv6 header: its kind, its length in
+    /// units of eight bytes, less one, and its fourth byte.
+    Extension(u8, u8, u8),
+    /// A fragment of a packet: offset in units of eight bytes, whether more
+    /// follow, and the packet's number.
+    Fragment(u16, bool, u16),
+    /// In place of a plain packet its sender's ICMP error, of this type, about
+    /// one that it got; of that so many bytes behind the IP header. From a
+    /// router: not from the packet's receiver itself.
+    Error {
+        kind: u8,
+        quoted: u8,
+        router: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Packet(Pkt),
-    Mutated(Pkt, Vec<Edit>),
+    Mutated(Pkt, Cow<'static, [Edit]>),
     /// The canary's share, in thousandths.
     Split {
         service: u16,
@@ -195,8 +211,100 @@ impl Edit {
             Self::Cut(len) => bytes.truncate(usize::from(len).max(14)),
             Self::Grow(by) => bytes.resize(bytes.len() + usize::from(by), 0),
             Self::Mapped => mapped(bytes),
+            Self::Tag(ethertype) => {
+                let tag = [ethertype.to_be_bytes(), [0x20, 7]].concat();
+                bytes.splice(12..12, tag);
+            }
+            Self::Extension(kind, len, fourth) => {
+                let mut header = vec![0, len, 0, fourth];
+                header.resize(8 + 8 * usize::from(len), 0);
+                extend(bytes, kind, header);
+            }
+            Self::Fragment(offset, more, id) => fragment(bytes, offset, more, id),
+            Self::Error { kind, quoted, router } => error(bytes, kind, quoted.into(), router),
         }
     }
+}
+
+const V4: [u8; 3] = [8, 0, 0x45];
+const V6: [u8; 2] = [0x86, 0xdd];
+
+/// `header` behind the IPv6 header; its first byte becomes what stood there.
+fn extend(bytes: &mut Vec<u8>, kind: u8, mut header: Vec<u8>) {
+    if bytes.len() < 54 || bytes[12..14] != V6 {
+        return;
+    }
+    header[0] = std::mem::replace(&mut bytes[20], kind);
+    let payload = u16::from_be_bytes([bytes[18], bytes[19]]).wrapping_add(header.len() as u16);
+    bytes[18..20].copy_from_slice(&payload.to_be_bytes());
+    bytes.splice(54..54, header);
+}
+
+fn fragment(bytes: &mut Vec<u8>, offset: u16, more: bool, id: u16) {
+    if bytes.len() >= 34 && bytes[12..15] == V4 {
+        let field = offset & 0x1fff | u16::from(more) << 13;
+        bytes[18..20].copy_from_slice(&id.to_be_bytes());
+        bytes[20..22].copy_from_slice(&field.to_be_bytes());
+        seal(&mut bytes[14..34]);
+        return;
+    }
+    let field = (offset << 3 | u16::from(more)).to_be_bytes();
+    let header = [&[0, 0], &field[..], &[0, 0], &id.to_be_bytes()].concat();
+    extend(bytes, 44, header);
+}
+
+/// The checksum of an IPv4 header.
+fn seal(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = checksum(header).to_be_bytes();
+    header[10..12].copy_from_slice(&sum);
+}
+
+fn error(bytes: &mut Vec<u8>, kind: u8, quoted: usize, router: bool) {
+    let v4 = bytes.len() >= 34 && bytes[12..15] == V4;
+    if !v4 && (bytes.len() < 54 || bytes[12..14] != V6) {
+        return;
+    }
+    let (addresses, len, ip) = if v4 { (12, 4, 20) } else { (8, 16, 40) };
+    let mut header = bytes[14..14 + ip].to_vec();
+    let mut inner = header.clone();
+    // The other way round, and some hops later.
+    inner[addresses..addresses + 2 * len].rotate_left(len);
+    inner[if v4 { 8 } else { 7 }] = 57;
+    let mut behind = bytes[14 + ip..].to_vec();
+    behind.truncate(quoted);
+    if behind.len() >= 4 {
+        behind[..4].rotate_left(2);
+    }
+    if v4 {
+        seal(&mut inner);
+    }
+    let mut icmp = vec![kind, 1, 0, 0, 0, 0, 5, 0];
+    icmp.extend(inner);
+    icmp.extend(behind);
+    if router {
+        header[addresses + len - 1] ^= 0x80;
+    }
+    let total = (icmp.len() + if v4 { ip } else { 0 }) as u16;
+    let (total_at, protocol_at, protocol) = if v4 { (2, 9, 1) } else { (4, 6, 58) };
+    header[total_at..total_at + 2].copy_from_slice(&total.to_be_bytes());
+    header[protocol_at] = protocol;
+    let mut covered = icmp.clone();
+    if v4 {
+        seal(&mut header);
+    } else {
+        covered.extend(&header[8..40]);
+        covered.extend([total.to_be_bytes(), [0, 58]].concat());
+        // The sum is over whole words.
+        if icmp.len() % 2 == 1 {
+            covered.insert(icmp.len(), 0);
+        }
+    }
+    let sum = checksum(&covered).to_be_bytes();
+    icmp[2..4].copy_from_slice(&sum);
+    bytes.truncate(14);
+    bytes.extend(header);
+    bytes.extend(icmp);
 }
 
 /// A plain IPv4 header replaced by an IPv6 one.
@@ -244,11 +352,11 @@ impl fmt::Display for Step {
         match self {
             Self::Packet(pkt) => write!(f, "Step::Packet({pkt})"),
             Self::Mutated(pkt, edits) => {
-                write!(f, "Step::Mutated({pkt}, vec![")?;
-                for edit in edits {
+                write!(f, "Step::Mutated({pkt}, Cow::Borrowed(&[")?;
+                for edit in edits.iter() {
                     write!(f, "Edit::{edit:?}, ")?;
                 }
-                f.write_str("])")
+                f.write_str("]))")
             }
             other => write!(f, "Step::{other:?}"),
         }

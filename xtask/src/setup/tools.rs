@@ -36,11 +36,12 @@ impl Tool {
     }
 }
 
-const TOOLS: [Tool; 13] = [
+const TOOLS: [Tool; 14] = [
     Tool::new(&["cc"], "gcc", "your system's C compiler, package gcc", "linking"),
     Tool::new(&["ip"], "iproute2", "package iproute2, or iproute", "network namespaces"),
     Tool::new(&["ethtool"], "ethtool", "package ethtool", "checksum offload of veths"),
     Tool::new(&["tcpdump"], "tcpdump", "package tcpdump", "looking at packets"),
+    Tool::new(&["ping"], "iputils-ping", "package iputils, or iputils-ping", "pings in the lab"),
     Tool::new(&["nft"], "nftables", "package nftables", "resets and drops in the lab"),
     Tool::new(&["bpftool"], "bpftool", "package bpftool", "looking at programs and maps"),
     Tool::new(&["nginx"], "nginx-light", "package nginx", "backends of the lab"),
