@@ -100,8 +100,7 @@ pub struct FlowEvent {
     pub key: FlowKey,
     /// Index into `BACKENDS`.
     pub backend: u16,
-    /// Index into `CELLS`.
-    pub cell: u16,
+    pub reserved: u16,
 }
 
 const _: () = assert!(size_of::<FlowEvent>() == 40);

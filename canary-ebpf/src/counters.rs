@@ -2,7 +2,7 @@
 
 use core::{mem::offset_of, ptr::addr_of_mut};
 
-use canary_common::{Cell, Histogram, Latencies, Reason, Told};
+use canary_common::{Cell, Histogram, Latencies, Reason, SharedCell, Told};
 
 use crate::{
     atomic,
@@ -78,26 +78,25 @@ fn book_wait(cell: u32, which: usize, ticks: u32) {
 /// A half-open flow made room for another.
 #[inline(always)]
 pub fn evicted(cell: u16) {
-    if let Some(shared) = SHARED_CELLS.get_ptr_mut(u32::from(cell)) {
-        // SAFETY: a live map value.
-        unsafe { atomic::add(&raw mut (*shared).evicted, 1) };
-    }
+    book_end(cell, offset_of!(SharedCell, evicted));
 }
 
 /// An established flow's time ended while its client waited.
 #[inline(always)]
 pub fn idle_cut(cell: u16) {
-    if let Some(shared) = SHARED_CELLS.get_ptr_mut(u32::from(cell)) {
-        // SAFETY: a live map value.
-        unsafe { atomic::add(&raw mut (*shared).idle_cuts, 1) };
-    }
+    book_end(cell, offset_of!(SharedCell, idle_cuts));
 }
 
 /// A handshake's time ended without an answer.
 #[inline(always)]
 pub fn handshake_timeout(cell: u16) {
+    book_end(cell, offset_of!(SharedCell, handshake_timeouts));
+}
+
+#[inline(always)]
+fn book_end(cell: u16, field: usize) {
     if let Some(shared) = SHARED_CELLS.get_ptr_mut(u32::from(cell)) {
-        // SAFETY: a live map value.
-        unsafe { atomic::add(&raw mut (*shared).handshake_timeouts, 1) };
+        // SAFETY: a field of a live map value.
+        unsafe { atomic::add(shared.byte_add(field).cast(), 1) };
     }
 }

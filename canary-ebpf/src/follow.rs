@@ -11,16 +11,16 @@ use crate::{
 
 /// Tells of a flow's beginning and end, and of the times between.
 #[inline(always)]
-pub fn tell(key: &FlowKey, backend: u16, cell: u16, told: Told) {
+pub fn tell(key: &FlowKey, backend: u16, told: Told) {
     if told.has(Told::EVENTS) {
-        canary_tell(key, u32::from(backend), u32::from(cell), told.0);
+        canary_tell(key, u32::from(backend), told.0);
     }
 }
 
 /// A function of its own to the verifier. `key` is never null.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn canary_tell(key: *const FlowKey, backend: u32, cell: u32, told: u64) -> u32 {
+extern "C" fn canary_tell(key: *const FlowKey, backend: u32, told: u64) -> u32 {
     let Some(settings) = SETTINGS.get_ptr_mut(0) else { return 0 };
     // SAFETY: a live map value.
     let follow = unsafe { atomic::load(&raw const (*settings).follow) };
@@ -34,7 +34,7 @@ extern "C" fn canary_tell(key: *const FlowKey, backend: u32, cell: u32, told: u6
     }
     // SAFETY: no arguments, no preconditions.
     let at = unsafe { bpf_ktime_get_ns() };
-    let event = FlowEvent { at, told, key, backend: backend as u16, cell: cell as u16 };
+    let event = FlowEvent { at, told, key, backend: backend as u16, reserved: 0 };
     match EVENTS.reserve::<FlowEvent>(0) {
         Some(mut entry) => {
             entry.write(event);

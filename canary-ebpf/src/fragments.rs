@@ -56,10 +56,10 @@ pub struct NotedWay {
 
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentWay>() == 8);
 
-/// Which packet a fragment belongs to; `None` of a whole one.
+/// Which packet a fragment belongs to, beside its addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    /// 0: of none.
+    /// 1 of a first fragment, else 0.
     is_first: u32,
     id_be: u32,
     protocol: u32,
@@ -89,8 +89,10 @@ impl Identity {
         }
     }
 
-    const fn key(&self, source: Address, destination: Address) -> FragmentKey {
-        FragmentKey { source, destination, id_be: self.id_be, protocol: self.protocol }
+    #[inline(always)]
+    fn key(&self, ip: Ip) -> FragmentKey {
+        let (id_be, protocol) = (self.id_be, self.protocol);
+        FragmentKey { source: ip.source(), destination: ip.destination(), id_be, protocol }
     }
 }
 
@@ -101,38 +103,32 @@ pub fn note(parsed: &Parsed, port_be: u16, way: FragmentWay) {
     if is_first == 0 {
         return;
     }
-    let protocol_and_port = protocol << 16 | u32::from(port_be);
     // SAFETY: the same size, and any bytes are a number.
     let way = unsafe { core::mem::transmute::<FragmentWay, u64>(way) };
     match parsed.ip {
-        Ip::V4(ip) => note_v4(ip, id_be, protocol_and_port, way),
-        Ip::V6(ip) => note_v6(ip, id_be, protocol_and_port, way),
+        Ip::V4(ip) => note_v4(ip, id_be, protocol, port_be, way),
+        Ip::V6(ip) => note_v6(ip, id_be, protocol, port_be, way),
     }
 }
 
-/// Functions of their own, for the stack.
+/// Functions of their own, for the stack; with as many arguments as there are
+/// registers.
 #[inline(never)]
-fn note_v4(ip: Header<{ Ipv4Hdr::LEN }>, id_be: u32, protocol_and_port: u32, way: u64) {
-    insert(Ip::V4(ip), id_be, protocol_and_port, way);
+fn note_v4(ip: Header<{ Ipv4Hdr::LEN }>, id_be: u32, protocol: u32, port_be: u16, way: u64) {
+    insert(Ip::V4(ip), Identity { is_first: 1, id_be, protocol }, port_be, way);
 }
 
 /// See [`note_v4`].
 #[inline(never)]
-fn note_v6(ip: Header<{ Ipv6Hdr::LEN }>, id_be: u32, protocol_and_port: u32, way: u64) {
-    insert(Ip::V6(ip), id_be, protocol_and_port, way);
+fn note_v6(ip: Header<{ Ipv6Hdr::LEN }>, id_be: u32, protocol: u32, port_be: u16, way: u64) {
+    insert(Ip::V6(ip), Identity { is_first: 1, id_be, protocol }, port_be, way);
 }
 
 #[inline(always)]
-fn insert(ip: Ip, id_be: u32, protocol_and_port: u32, way: u64) {
-    let key = FragmentKey {
-        source: ip.source(),
-        destination: ip.destination(),
-        id_be,
-        protocol: protocol_and_port >> 16,
-    };
-    let way = NotedWay { way, port_be: u64::from(protocol_and_port as u16) };
+fn insert(ip: Ip, identity: Identity, port_be: u16, way: u64) {
+    let way = NotedWay { way, port_be: u64::from(port_be) };
     // Without it the later ones go to the host.
-    FRAGMENTS.insert(key, way, u64::from(BPF_ANY)).ok();
+    FRAGMENTS.insert(identity.key(ip), way, u64::from(BPF_ANY)).ok();
 }
 
 /// A later fragment.
@@ -140,8 +136,7 @@ fn insert(ip: Ip, id_be: u32, protocol_and_port: u32, way: u64) {
 pub fn follow(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdict, Reason> {
     let (ethernet, ip) = ip_at(packet, layout)?;
     ip.not_mapped()?;
-    let identity = Identity::of(packet, layout, ip)?;
-    let key = identity.key(ip.source(), ip.destination());
+    let key = Identity::of(packet, layout, ip)?.key(ip);
     let noted = FRAGMENTS.get_ptr(key).ok_or(Reason::FragmentUnknown)?;
     // SAFETY: a live map value. It may become another packet's meanwhile, as
     // any may in a bounded table; each of the two words is whole.
@@ -180,14 +175,7 @@ fn towards_backend(
         cell.packets_in += 1;
         cell.bytes_in += ip.bytes();
     }
-    let translation = Translation {
-        end: End::Destination,
-        address: &backend.address,
-        port_be: 0,
-        address_delta: backend.address_delta,
-        transport_delta: 0,
-        frame: &backend.frame,
-    };
+    let translation = Translation::to_backend(End::Destination, backend);
     rewrite_frame_and_ip(ethernet, ip, &translation);
     Ok(Verdict { action, reason: Reason::Fragment })
 }
@@ -208,14 +196,7 @@ fn towards_client(
         cell.packets_out += 1;
         cell.bytes_out += ip.bytes();
     }
-    let translation = Translation {
-        end: End::Source,
-        address: &service.vip,
-        port_be: 0,
-        address_delta: !backend.address_delta,
-        transport_delta: 0,
-        frame: &way_back.frame,
-    };
+    let translation = Translation::to_vip(End::Source, service, backend, &way_back.frame);
     rewrite_frame_and_ip(ethernet, ip, &translation);
     Ok(Verdict { action, reason: Reason::Fragment })
 }

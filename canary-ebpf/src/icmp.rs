@@ -4,21 +4,21 @@
 
 use core::mem::offset_of;
 
-use canary_common::{Address, DirectoryKey, EntryKind, FlowKey, PROTO_TCP, PROTO_UDP, Reason};
+use canary_common::{Address, FlowKey, PROTO_TCP, PROTO_UDP, Reason};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
 use crate::{
-    directory, flows,
+    flows,
     layout::Layout,
     maps::{BACKENDS, SERVICES, hash_keys},
     packet::{Header, Packet},
-    parse::{Ip, ip_at},
-    path::{Verdict, out, way_to},
+    parse::{Ip, V4_OFFSET, ip_at, v4_header, v6_header},
+    path::{Verdict, backend_at, out, service_at, way_to},
     pick,
-    rewrite::{End, Translation, rewrite_frame_and_ip, update_checksum},
+    rewrite::{End, Translation, rewrite_frame_and_ip, update_checksum, update_udp_checksum},
 };
 
 /// Type, code, checksum, and a word that depends on the type; in both families.
@@ -29,7 +29,6 @@ const ERRORS_V4: [u8; 3] = [3, 11, 12];
 const ERRORS_V6: core::ops::RangeInclusive<u8> = 1..=4;
 /// As much of the transport header as every error has (RFC 792).
 const PORTS: usize = 8;
-const V4_OFFSET_BE: u16 = 0x1fff_u16.to_be();
 
 /// An error's parts.
 struct IcmpError {
@@ -66,13 +65,11 @@ pub fn translate(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdic
     let (sport_be, dport_be) = (error.ports.get::<u16, 0>(), error.ports.get::<u16, 2>());
     let protocol = if error.is_udp { PROTO_UDP } else { PROTO_TCP };
     let receiver = error.inner.destination();
-    let key = DirectoryKey::new(EntryKind::Service, sender, sport_be, protocol);
-    if let Some(service) = directory::find(&key) {
-        let flow = FlowKey { client: receiver, client_port_be: dport_be, service: service as u16 };
+    if let Some((service, _)) = service_at(sender, sport_be, protocol) {
+        let flow = FlowKey { client: receiver, client_port_be: dport_be, service };
         return towards_backend(&error, &flow, ingress);
     }
-    let key = DirectoryKey::new(EntryKind::Backend, receiver, dport_be, protocol);
-    let head = directory::find(&key).ok_or(Reason::NotOurs)? as u16;
+    let head = backend_at(receiver, dport_be, protocol).ok_or(Reason::NotOurs)?;
     towards_client(&error, (sender, sport_be), head, ingress)
 }
 
@@ -85,15 +82,9 @@ fn towards_backend(error: &IcmpError, key: &FlowKey, ingress: u32) -> Result<Ver
         return Err(Reason::TtlExpired);
     }
     let action = way_to(backend, ingress)?;
-    let becomes = |end| Translation {
-        end,
-        address: &backend.address,
-        port_be: backend.port_be,
-        address_delta: backend.address_delta,
-        transport_delta: backend.transport_delta,
-        frame: &backend.frame,
-    };
-    rewrite(error, &Becomes { inner: becomes(End::Source), outer: becomes(End::Destination) });
+    let inner = Translation::to_backend(End::Source, backend);
+    let outer = Translation { end: End::Destination, ..inner };
+    rewrite(error, &Becomes { inner, outer });
     Ok(Verdict { action, reason: Reason::IcmpError })
 }
 
@@ -130,19 +121,11 @@ fn towards_client(
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
     let source = error.outer.source();
-    let becomes = |end, address, address_delta| Translation {
-        end,
-        address,
-        port_be: service.port_be,
-        address_delta,
-        transport_delta: !backend.transport_delta,
-        frame: &way_back.frame,
-    };
-    let delta = !backend.address_delta;
-    let inner = becomes(End::Destination, &service.vip, delta);
+    let inner = Translation::to_vip(End::Destination, service, backend, &way_back.frame);
+    let outer = Translation { end: End::Source, ..inner };
     let outer = match source.same(&backend.address) {
-        true => becomes(End::Source, &service.vip, delta),
-        false => becomes(End::Source, &source, 0),
+        true => outer,
+        false => Translation { address: &source, address_delta: 0, ..outer },
     };
     rewrite(error, &Becomes { inner, outer });
     Ok(Verdict { action, reason: Reason::IcmpError })
@@ -184,14 +167,9 @@ fn read(packet: &Packet, layout: Layout) -> Result<IcmpError, Reason> {
 /// that is.
 #[inline(always)]
 fn quoted_v4(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
-    let ip = packet.header::<{ Ipv4Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
-    let version_and_length = ip.get::<u8, { offset_of!(Ipv4Hdr, vihl) }>();
-    let header_len = usize::from(version_and_length & 0xf) * 4;
-    if version_and_length >> 4 != 4 || header_len < Ipv4Hdr::LEN {
-        return Err(Reason::Malformed);
-    }
+    let (ip, header_len) = v4_header(packet, at)?;
     // A later fragment has no ports.
-    if ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>() & V4_OFFSET_BE != 0 {
+    if ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>() & V4_OFFSET.to_be() != 0 {
         return Err(Reason::NotTcpUdp);
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
@@ -201,10 +179,7 @@ fn quoted_v4(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
 /// See [`quoted_v4`].
 #[inline(always)]
 fn quoted_v6(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
-    let ip = packet.header::<{ Ipv6Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
-    if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
-        return Err(Reason::Malformed);
-    }
+    let ip = v6_header(packet, at)?;
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     Ok((Ip::V6(ip), at + Ipv6Hdr::LEN, protocol))
 }
@@ -282,16 +257,9 @@ fn rewrite_quoted(error: &IcmpError, to: &Translation<'_>) -> Delta {
     }
     if error.is_udp {
         let check = error.ports.get::<u16, 6>();
-        // Zero says "none", and one that comes out as zero is written as its
-        // other form.
-        if check != 0 {
-            let new = match update_checksum(check, u32::from(to.transport_delta)) {
-                0 => 0xffff,
-                new => new,
-            };
-            error.ports.set::<u16, 6>(new);
-            delta.word(check, new);
-        }
+        let new = update_udp_checksum(check, to.transport_delta);
+        error.ports.set::<u16, 6>(new);
+        delta.word(check, new);
     } else if let Some(tcp) = error.tcp {
         let check = tcp.get::<u16, 16>();
         let new = update_checksum(check, u32::from(to.transport_delta));

@@ -12,7 +12,8 @@ use network_types::{
 
 use crate::{
     packet::Packet,
-    parse::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE},
+    parse::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, V4_MORE, V4_OFFSET, v4_header, v6_header},
+    refusal,
 };
 
 const ETHERTYPE_VLAN_BE: u16 = 0x8100_u16.to_be();
@@ -35,16 +36,14 @@ const EXTENSION: usize = 8;
 /// Unit of an extension header's length.
 const EXTENSION_UNIT: usize = 8;
 
-/// More-fragments bit and offset, of IPv4's field and of IPv6's.
-const V4_MORE: u16 = 0x2000;
-const V4_OFFSET: u16 = 0x1fff;
+/// More-fragments bit and fragment offset, of IPv6.
 const V6_MORE: u16 = 1;
 const V6_OFFSET: u16 = 0xfff8;
 
 /// A packet's layout in one word, for it comes out of a global function: bits
 /// 0–7 where the IP header begins, 8–23 where what is behind it begins, 24–39
 /// where IPv6's fragment header begins, 40–47 the protocol, 48 whether it is
-/// IPv6, 49–50 which fragment it is; or from bit 56 on a [`Reason`] plus one.
+/// IPv6, 49–50 which fragment it is; or a [`refusal`].
 /// The offsets are not at the top: the compiler would leave out a mask there
 /// that the verifier wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +58,6 @@ pub enum Part {
 }
 
 impl Layout {
-    const REASON: u32 = 56;
-
     const fn new(
         v6: bool,
         ip: usize,
@@ -79,16 +76,13 @@ impl Layout {
     }
 
     const fn refused(reason: Reason) -> Self {
-        Self((reason as u64 + 1) << Self::REASON)
+        Self(refusal::word(reason))
     }
 
     /// Why it has none.
     #[inline(always)]
     pub const fn reason(self) -> Option<Reason> {
-        match self.0 >> Self::REASON {
-            0 => None,
-            number => Some(Reason::from_number(number as u32 - 1)),
-        }
+        refusal::reason(self.0)
     }
 
     #[inline(always)]
@@ -171,12 +165,7 @@ fn walk_ethernet(packet: &Packet) -> Result<Layout, Reason> {
 
 #[inline(always)]
 fn walk_v4(packet: &Packet, at: usize) -> Result<Layout, Reason> {
-    let ip = packet.header::<{ Ipv4Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
-    let version_and_length = ip.get::<u8, { offset_of!(Ipv4Hdr, vihl) }>();
-    let header_len = usize::from(version_and_length & 0xf) * 4;
-    if version_and_length >> 4 != 4 || header_len < Ipv4Hdr::LEN {
-        return Err(Reason::Malformed);
-    }
+    let (ip, header_len) = v4_header(packet, at)?;
     let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
     let fragment = u16::from_be(ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>());
     let part = if fragment & V4_OFFSET != 0 {
@@ -194,10 +183,7 @@ fn walk_v4(packet: &Packet, at: usize) -> Result<Layout, Reason> {
 
 #[inline(always)]
 fn walk_v6(packet: &Packet, ip_at: usize) -> Result<Layout, Reason> {
-    let ip = packet.header::<{ Ipv6Hdr::LEN }>(ip_at).ok_or(Reason::Truncated)?;
-    if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
-        return Err(Reason::Malformed);
-    }
+    let ip = v6_header(packet, ip_at)?;
     let mut protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     let mut at = ip_at + Ipv6Hdr::LEN;
     let mut part = (Part::Whole, 0);

@@ -22,6 +22,7 @@ pub mod packet;
 pub mod parse;
 pub mod path;
 pub mod pick;
+pub mod refusal;
 pub mod rewrite;
 pub mod signals;
 pub mod tcp;

@@ -51,18 +51,19 @@ mod programs {
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
         let mut verdict = pinned(ctx.ctx);
-        if verdict == UNUSUAL {
+        if verdict == UNUSUAL || verdict == OPEN {
             let layout = layout::of(ctx.ctx);
-            verdict = match Unusual::of(layout) {
-                Ok(Unusual::Packet) => unusual(ctx.ctx, layout.0),
-                Ok(Unusual::LaterFragment) => later_fragment(ctx.ctx, layout.0),
-                Ok(Unusual::IcmpError) => icmp_error(ctx.ctx, layout.0),
-                Err(reason) => pack(Err(reason)),
-            };
-        }
-        if verdict == OPEN {
-            let layout = layout::of(ctx.ctx).0;
-            verdict = opening(ctx.ctx, layout, canary_decide(ctx.ctx, layout));
+            if verdict == UNUSUAL {
+                verdict = match Unusual::of(layout) {
+                    Ok(Unusual::Packet) => unusual(ctx.ctx, layout.0),
+                    Ok(Unusual::LaterFragment) => later_fragment(ctx.ctx, layout.0),
+                    Ok(Unusual::IcmpError) => icmp_error(ctx.ctx, layout.0),
+                    Err(reason) => pack(Err(reason)),
+                };
+            }
+            if verdict == OPEN {
+                verdict = opening(ctx.ctx, layout.0, canary_decide(ctx.ctx, layout.0));
+            }
         }
         let reason = Reason::from_number(verdict >> 8);
         counters::reason(reason);

@@ -15,7 +15,7 @@ use crate::{
     parse::{Parsed, Transport, parse_at, parse_whole_or_first},
     path::{Verdict, key_of, service_of, towards_backend, way_to},
     pick::{self, NoPick, pick},
-    signals,
+    refusal, signals,
 };
 
 /// A first packet's place in its flow.
@@ -76,7 +76,7 @@ pub fn open(
             _ => Told::NEW_FLOW,
         };
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
-        follow::tell(&key, decided.backend(), decided.cell(), told);
+        follow::tell(&key, decided.backend(), told);
         return Ok(Verdict { action, reason: beginning.reason });
     }
     if inserted.backend == 0 {
@@ -92,20 +92,19 @@ pub fn open(
 
 /// Where a new flow goes, in one word, for it comes out of a function of its
 /// own: bits 0–15 the backend, 16–31 the cell, 32 whether it takes the place of a
-/// live pin; or from bit 48 on a [`Reason`] plus one.
+/// live pin; or a [`refusal`].
 #[derive(Clone, Copy, Debug)]
 pub struct Decided(pub u64);
 
 impl Decided {
     const REPLACES: u64 = 1 << 32;
-    const REASON: u32 = 48;
 
     const fn new(backend: u16, cell: u16, replaces: bool) -> Self {
         Self((replaces as u64) << 32 | (cell as u64) << 16 | backend as u64)
     }
 
     const fn refused(reason: Reason) -> Self {
-        Self((reason as u64 + 1) << Self::REASON)
+        Self(refusal::word(reason))
     }
 
     const fn backend(self) -> u16 {
@@ -121,10 +120,7 @@ impl Decided {
     }
 
     const fn reason(self) -> Option<Reason> {
-        match self.0 >> Self::REASON {
-            0 => None,
-            number => Some(Reason::from_number(number as u32 - 1)),
-        }
+        refusal::reason(self.0)
     }
 }
 

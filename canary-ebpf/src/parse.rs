@@ -19,8 +19,9 @@ use crate::{
 
 pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
 pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
-/// More-fragments bit and fragment offset.
-const FRAGMENT_BE: u16 = 0x3fff_u16.to_be();
+/// More-fragments bit and fragment offset, of IPv4.
+pub const V4_MORE: u16 = 0x2000;
+pub const V4_OFFSET: u16 = 0x1fff;
 
 /// The IP header's fixed part.
 #[derive(Clone, Copy, Debug)]
@@ -207,15 +208,33 @@ pub fn parse(packet: &Packet) -> Result<Parsed, Reason> {
     }
 }
 
+/// An IPv4 header's fixed part, and the length of the whole.
 #[inline(always)]
-fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed, Reason> {
-    let ip = packet.header::<{ Ipv4Hdr::LEN }>(EthHdr::LEN).ok_or(Reason::Truncated)?;
+pub fn v4_header(packet: &Packet, at: usize) -> Result<(Header<{ Ipv4Hdr::LEN }>, usize), Reason> {
+    let ip = packet.header::<{ Ipv4Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
     let version_and_length = ip.get::<u8, { offset_of!(Ipv4Hdr, vihl) }>();
     // The header's length is in 32-bit words; options make it more than five.
     let header_len = usize::from(version_and_length & 0xf) * 4;
     if version_and_length >> 4 != 4 || header_len < Ipv4Hdr::LEN {
         return Err(Reason::Malformed);
     }
+    Ok((ip, header_len))
+}
+
+/// An IPv6 header.
+#[inline(always)]
+pub fn v6_header(packet: &Packet, at: usize) -> Result<Header<{ Ipv6Hdr::LEN }>, Reason> {
+    let ip = packet.header::<{ Ipv6Hdr::LEN }>(at).ok_or(Reason::Truncated)?;
+    if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    Ok(ip)
+}
+
+#[inline(always)]
+fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed, Reason> {
+    let (ip, header_len) = v4_header(packet, EthHdr::LEN)?;
+    const FRAGMENT_BE: u16 = (V4_MORE | V4_OFFSET).to_be();
     if ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>() & FRAGMENT_BE != 0 {
         return Err(Reason::Fragment);
     }
@@ -226,10 +245,7 @@ fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
 
 #[inline(always)]
 fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed, Reason> {
-    let ip = packet.header::<{ Ipv6Hdr::LEN }>(EthHdr::LEN).ok_or(Reason::Truncated)?;
-    if ip.get::<u8, { offset_of!(Ipv6Hdr, vcf) }>() >> 4 != 6 {
-        return Err(Reason::Malformed);
-    }
+    let ip = v6_header(packet, EthHdr::LEN)?;
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
     let transport = transport(packet, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
     let ip = Ip::V6(ip);

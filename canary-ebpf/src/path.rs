@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
-    Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
+    Address, Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
     ServiceFlags, Timeouts, Told,
 };
 
@@ -52,7 +52,8 @@ pub fn follow_parsed(
     if let Some((number, service)) = service_of(parsed) {
         return from_client(packet, parsed, number, service, ingress);
     }
-    if let Some(head) = backend_of(parsed) {
+    let (address, port_be) = (parsed.source(), parsed.source_port_be());
+    if let Some(head) = backend_at(address, port_be, parsed.protocol()) {
         return from_backend(packet, parsed, head, ingress).map(Some);
     }
     Err(Reason::NotOurs)
@@ -61,26 +62,22 @@ pub fn follow_parsed(
 /// The service that the packet is addressed to.
 #[inline(always)]
 pub fn service_of(parsed: &Parsed) -> Option<(u16, &'static Service)> {
-    let key = DirectoryKey::new(
-        EntryKind::Service,
-        parsed.destination(),
-        parsed.destination_port_be(),
-        parsed.protocol(),
-    );
+    service_at(parsed.destination(), parsed.destination_port_be(), parsed.protocol())
+}
+
+/// The service at an address and port.
+#[inline(always)]
+pub fn service_at(address: Address, port_be: u16, protocol: u8) -> Option<(u16, &'static Service)> {
+    let key = DirectoryKey::new(EntryKind::Service, address, port_be, protocol);
     let number = directory::find(&key)?;
     let service = SERVICES.get(number)?;
     (service.flags & ServiceFlags::PRESENT != 0).then_some((number as u16, service))
 }
 
-/// The first of the backend records that the packet may come from.
+/// The first of the backend records at an address and port.
 #[inline(always)]
-fn backend_of(parsed: &Parsed) -> Option<u16> {
-    let key = DirectoryKey::new(
-        EntryKind::Backend,
-        parsed.source(),
-        parsed.source_port_be(),
-        parsed.protocol(),
-    );
+pub fn backend_at(address: Address, port_be: u16, protocol: u8) -> Option<u16> {
+    let key = DirectoryKey::new(EntryKind::Backend, address, port_be, protocol);
     directory::find(&key).map(|number| number as u16)
 }
 
@@ -112,7 +109,7 @@ fn from_client(
         let told = take_along(&mut pin, &segment, service, action, now)?;
         if !told.has(Told::REOPENED) {
             towards_backend(parsed, pin.backend, backend, pin.cell, told);
-            follow::tell(&key, pin.backend, pin.cell, told);
+            follow::tell(&key, pin.backend, told);
             return Ok(Some(Verdict { action: action?, reason: Reason::Pinned }));
         }
     }
@@ -220,17 +217,7 @@ pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u1
     counters::book(cell, told);
     let way = FragmentWay { service: backend.service, backend: number, cell, to_client: 0 };
     fragments::note(parsed, parsed.source_port_be(), way);
-    rewrite(
-        parsed,
-        &Translation {
-            end: End::Destination,
-            address: &backend.address,
-            port_be: backend.port_be,
-            address_delta: backend.address_delta,
-            transport_delta: backend.transport_delta,
-            frame: &backend.frame,
-        },
-    );
+    rewrite(parsed, &Translation::to_backend(End::Destination, backend));
 }
 
 #[inline(always)]
@@ -256,21 +243,11 @@ fn towards_client(
         cell.bytes_out += parsed.ip_bytes();
     }
     counters::book(pin.cell, told);
-    follow::tell(key, pin.backend, pin.cell, told);
+    follow::tell(key, pin.backend, told);
     let way =
         FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };
     fragments::note(parsed, key.client_port_be, way);
-    rewrite(
-        parsed,
-        &Translation {
-            end: End::Source,
-            address: &service.vip,
-            port_be: service.port_be,
-            address_delta: !backend.address_delta,
-            transport_delta: !backend.transport_delta,
-            frame: &way_back.frame,
-        },
-    );
+    rewrite(parsed, &Translation::to_vip(End::Source, service, backend, &way_back.frame));
     Ok(Verdict { action, reason: Reason::Reply })
 }
 

@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use canary_common::{Address, FrameAddresses};
+use canary_common::{Address, Backend, FrameAddresses, Service};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -18,7 +18,7 @@ use crate::{
 
 /// What decrementing the TTL adds: TTL is the high byte of its 16-bit word,
 /// and less 0x0100 is plus its one's complement.
-pub const TTL_DELTA: u16 = (!0x0100_u16).to_be();
+const TTL_DELTA: u16 = (!0x0100_u16).to_be();
 
 /// Which end of the packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,39 @@ pub struct Translation<'a> {
     pub address_delta: u16,
     pub transport_delta: u16,
     pub frame: &'a FrameAddresses,
+}
+
+impl<'a> Translation<'a> {
+    /// From the VIP to a backend; `end` is whose address that is.
+    #[inline(always)]
+    pub const fn to_backend(end: End, backend: &'a Backend) -> Self {
+        Self {
+            end,
+            address: &backend.address,
+            port_be: backend.port_be,
+            address_delta: backend.address_delta,
+            transport_delta: backend.transport_delta,
+            frame: &backend.frame,
+        }
+    }
+
+    /// And back: from a backend to the VIP, in a client's frame.
+    #[inline(always)]
+    pub const fn to_vip(
+        end: End,
+        service: &'a Service,
+        backend: &Backend,
+        frame: &'a FrameAddresses,
+    ) -> Self {
+        Self {
+            end,
+            address: &service.vip,
+            port_be: service.port_be,
+            address_delta: !backend.address_delta,
+            transport_delta: !backend.transport_delta,
+            frame,
+        }
+    }
 }
 
 #[inline(always)]
@@ -98,6 +131,19 @@ pub const fn update_checksum(checksum: u16, delta: u32) -> u16 {
     !(sum as u16)
 }
 
+/// The same of UDP's. Zero says "no checksum" (RFC 768; over IPv6, RFC 6935), so
+/// it stays, and a sum that comes out as zero is written as its other form.
+#[inline(always)]
+pub const fn update_udp_checksum(checksum: u16, delta: u16) -> u16 {
+    if checksum == 0 {
+        return 0;
+    }
+    match update_checksum(checksum, delta as u32) {
+        0 => 0xffff,
+        updated => updated,
+    }
+}
+
 #[inline(always)]
 fn rewrite_v4(ip: Header<{ Ipv4Hdr::LEN }>, to: &Translation<'_>) {
     let check = ip.get::<u16, { offset_of!(Ipv4Hdr, check) }>();
@@ -129,15 +175,8 @@ fn rewrite_tcp(tcp: Header<{ TcpHdr::LEN }>, to: &Translation<'_>) {
 #[inline(always)]
 fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
     let check = udp.get::<u16, { offset_of!(UdpHdr, check) }>();
-    // Zero says "no checksum" (RFC 768; over IPv6, RFC 6935), so a sum that
-    // comes out as zero is written as its other form.
-    if check != 0 {
-        let check = match update_checksum(check, u32::from(to.transport_delta)) {
-            0 => 0xffff,
-            check => check,
-        };
-        udp.set::<u16, { offset_of!(UdpHdr, check) }>(check);
-    }
+    let updated = update_udp_checksum(check, to.transport_delta);
+    udp.set::<u16, { offset_of!(UdpHdr, check) }>(updated);
     match to.end {
         End::Source => udp.set::<u16, { offset_of!(UdpHdr, src) }>(to.port_be),
         End::Destination => udp.set::<u16, { offset_of!(UdpHdr, dst) }>(to.port_be),
@@ -145,7 +184,7 @@ fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
 }
 
 #[inline(always)]
-pub fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, frame: &FrameAddresses) {
+fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, frame: &FrameAddresses) {
     let words = &frame.words;
     ethernet.set::<u32, 0>(words[0]);
     ethernet.set::<u32, 4>(words[1]);
