@@ -1,4 +1,4 @@
-//! Builds the eBPF object that the daemon carries.
+//! Builds the eBPF object that the daemon carries, and the benchmark's.
 //!
 //! `aya-build` would do this, but it sets the compiler's flags itself, and the
 //! program wants `-C target-cpu=v3` (32-bit operations and atomics, Linux 5.12).
@@ -31,6 +31,10 @@ const INPUTS: [&str; 7] = [
     "Cargo.toml",
     "Cargo.lock",
 ];
+
+/// What is built, and the names that `include_bytes` has for it.
+const OBJECTS: [(&str, &str); 2] =
+    [("canary-ebpf", "canary.bpf.o"), ("canary-ebpf-bench", "bench.bpf.o")];
 
 /// Settings of cargo that say how to reach the network and where things are
 /// kept; the other `CARGO_*` are what the outer cargo says to its own build.
@@ -89,8 +93,10 @@ fn build() -> Result<()> {
         .replace('\n', "\ncargo::error=")
         .into());
     }
-    let object = target_dir.join(target).join("release").join("canary-ebpf");
-    fs::copy(object, Path::new(&env::var("OUT_DIR")?).join("canary.bpf.o"))?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    for (object, copy) in OBJECTS {
+        fs::copy(target_dir.join(target).join("release").join(object), out.join(copy))?;
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 mod address;
 mod counters;
 mod directory;
+mod exchange;
 mod flow;
 mod hash;
 mod service;
@@ -21,6 +22,7 @@ pub use counters::{Cell, Reason, SharedCell};
 pub use directory::{
     DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, Probe,
 };
+pub use exchange::{EXCHANGE_FRAME, Exchange};
 pub use flow::{Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, WAYS, deadline_passed};
 pub use hash::{HashKeys, Hashed, pick_hash};
 pub use service::{
@@ -83,8 +85,8 @@ const _: () = assert!(size_of::<Settings>() == 56);
 #[cfg(feature = "aya")]
 mod pod {
     use super::{
-        Backend, Bucket, Cell, DirectoryEntry, Flow, FlowKey, HashKeys, Latencies, Service,
-        Settings, SharedCell, WhereAnswer,
+        Backend, Bucket, Cell, DirectoryEntry, Exchange, Flow, FlowKey, HashKeys, Latencies,
+        Service, Settings, SharedCell, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -97,6 +99,7 @@ mod pod {
         Bucket,
         Cell,
         DirectoryEntry,
+        Exchange,
         Flow,
         FlowKey,
         HashKeys,

@@ -5,10 +5,7 @@
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        bindings::{
-            xdp_action::{XDP_PASS, XDP_TX},
-            xdp_md,
-        },
+        bindings::{xdp_action::XDP_PASS, xdp_md},
         helpers::bpf_get_prandom_u32,
         macros::xdp,
         programs::XdpContext,
@@ -180,17 +177,6 @@ mod programs {
     #[xdp]
     fn canary_clock(_: XdpContext) -> u32 {
         flows::now()
-    }
-
-    /// What others are measured against: swaps the MACs and sends back. Loaded
-    /// by the benchmark only.
-    #[xdp]
-    fn canary_reference(ctx: XdpContext) -> u32 {
-        let Some(frame) = packet(&ctx).header::<14>(0) else { return XDP_PASS };
-        let (to, from) = (frame.get::<[u16; 3], 0>(), frame.get::<[u16; 3], 6>());
-        frame.set::<[u16; 3], 0>(from);
-        frame.set::<[u16; 3], 6>(to);
-        XDP_TX
     }
 
     #[panic_handler]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::programs::Xdp;
 use canary::{
     dataplane::{Dataplane, OpenOptions},
     plan::{Write, checksum_deltas, ring},
@@ -183,6 +184,15 @@ impl Plane {
     /// After the plane was taken apart.
     pub fn get(&mut self) -> &mut Dataplane {
         self.inner.as_mut().expect("the plane is open")
+    }
+
+    /// The packet path.
+    ///
+    /// # Errors
+    /// Where it was not loaded.
+    pub fn path(&self) -> Result<&Xdp> {
+        let plane = self.inner.as_ref().context("the plane is open")?;
+        Ok(plane.xdp(plane.program())?)
     }
 
     fn apply(&mut self, writes: &[Write]) -> Result<()> {

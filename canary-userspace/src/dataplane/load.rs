@@ -17,6 +17,9 @@ use super::{
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.bpf.o"));
 
+/// The benchmark's programs; the daemon has no use for them.
+pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
+
 /// Maps that outlive the daemon.
 const PINNED: [&str; 13] = [
     "SETTINGS",
@@ -163,7 +166,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, DataplaneError> {
     }
 }
 
-pub(super) fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| DataplaneError::NoProgram(name.to_owned()))?;
     let program: &mut Xdp = program.try_into().context(|| format!("program {name}"))?;

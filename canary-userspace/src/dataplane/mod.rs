@@ -25,6 +25,7 @@ pub use attach::Attachment;
 pub use bpffs::{remove_pins, remove_unused_pins};
 pub use error::DataplaneError;
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
+pub use load::BENCH_OBJECT;
 
 use crate::plan::{Observed, Write, directory};
 use error::Context as _;
@@ -339,32 +340,6 @@ impl Dataplane {
             })
             .context(doing)?;
         Ok((result.return_value, result.data_size_out as usize))
-    }
-
-    /// Loads a program that the daemon has no use for.
-    ///
-    /// # Errors
-    /// Where there is none of that name, or the kernel refuses it.
-    pub fn load_extra(&mut self, name: &str) -> Result<(), DataplaneError> {
-        load::load_program(&mut self.ebpf, name)
-    }
-
-    /// Runs a program `repeat` times on one frame, each run on what the one
-    /// before left of it: its last return value, and the kernel's measure of
-    /// one run.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the test run.
-    pub fn time_run(
-        &self,
-        program: &str,
-        frame: &[u8],
-        repeat: u32,
-    ) -> Result<(u32, Duration), DataplaneError> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let result =
-            self.xdp(program)?.test_run(options).context(|| format!("running {program}"))?;
-        Ok((result.return_value, result.duration))
     }
 
     /// One of the object's programs.

@@ -6,11 +6,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use canary_common::Track;
+use canary_common::{EXCHANGE_FRAME, Signals, Track};
 use canary_tests::{
+    bench::{self, Exchanging, Extra, Row},
     frame::{ACK, Frame, SYN},
     netns::in_new_namespace,
-    plane::{BACKEND_MAC, INGRESS, NewBackend, OWN_MAC, Plane, TX},
+    plane::{BACKEND_MAC, INGRESS, NewBackend, OWN_MAC, PASS, Plane, TX},
 };
 
 /// Alternating rounds, of which the median is shown.
@@ -25,6 +26,8 @@ fn main() -> Result<()> {
         verified()?;
         costs(false)?;
         costs(true)?;
+        signals(false)?;
+        signals(true)?;
         splits()
     })
 }
@@ -44,8 +47,8 @@ fn verified() -> Result<()> {
 
 /// A backend that *is* the VIP: translating changes nothing but the TTL, so
 /// that a run meets what the one before left.
-fn bed(vip: SocketAddr) -> Result<Plane> {
-    let mut plane = Plane::new(262_144)?;
+fn bed(vip: SocketAddr, signals: u16) -> Result<Plane> {
+    let mut plane = Plane::with_signals(262_144, signals)?;
     plane.service(1, vip, false, 0)?;
     plane.backend(&NewBackend {
         number: 1,
@@ -64,65 +67,98 @@ fn bed(vip: SocketAddr) -> Result<Plane> {
 }
 
 fn costs(v6: bool) -> Result<()> {
-    let (vip, client): (SocketAddr, SocketAddr) = if v6 {
-        ("[2001:db8::10]:80".parse()?, "[2001:db8:1::7]:40000".parse()?)
-    } else {
-        ("203.0.113.10:80".parse()?, "198.51.100.7:40000".parse()?)
-    };
-    let mut plane = bed(vip)?;
+    let (vip, client) = ends(v6)?;
+    let mut plane = bed(vip, Signals::ALL)?;
     let frame = |frame: Frame| frame.ttl(255).macs(BACKEND_MAC, OWN_MAC).bytes();
     let syn = frame(Frame::tcp(client, vip, SYN, 1000, 0));
     let ack = frame(Frame::tcp(client, vip, ACK, 1001, 9001));
     let reply = frame(Frame::tcp(vip, client, ACK, 9001, 1001));
     let other = frame(Frame::tcp(client, "192.0.2.1:9".parse()?, ACK, 1, 1));
-    plane.run(&syn)?;
-    plane.run(&frame(Frame::tcp(vip, client, SYN | ACK, 9000, 1001)))?;
-    plane.run(&ack)?;
+    handshake(&mut plane, client, vip)?;
     // Flows that are over when they begin: each packet opens one.
-    let mut opening = bed(vip)?;
+    let mut opening = bed(vip, Signals::ALL)?;
     opening.timeouts(1, u32::MAX)?;
-    plane.get().load_extra("canary_reference")?;
+    let extra = Extra::load()?;
+    let (program, opening) = (plane.path()?, opening.path()?);
     let mut rows = [
-        ("MACs swapped (reference)", Vec::new()),
-        ("established, to the backend", Vec::new()),
-        ("established, to the client", Vec::new()),
-        ("not ours", Vec::new()),
-        ("new flow", Vec::new()),
+        Row::new("MACs swapped (reference)", extra.reference()?, &ack, TX),
+        Row::new("established, to the backend", program, &ack, TX),
+        Row::new("established, to the client", program, &reply, TX),
+        Row::new("not ours", program, &other, PASS),
+        Row::new("new flow", opening, &syn, TX),
     ];
-    for _ in 0..ROUNDS {
-        let program = plane.get().program();
-        let time = |plane: &mut Plane, program: &str, frame: &[u8], action: u32| {
-            let (got, time) = plane.get().time_run(program, frame, REPEAT)?;
-            ensure!(got == action, "action {got} of {program}");
-            Ok(time.as_nanos() as u64)
-        };
-        rows[0].1.push(time(&mut plane, "canary_reference", &ack, TX)?);
-        rows[1].1.push(time(&mut plane, program, &ack, TX)?);
-        rows[2].1.push(time(&mut plane, program, &reply, TX)?);
-        rows[3].1.push(time(&mut plane, program, &other, 2)?);
-        rows[4].1.push(time(&mut opening, program, &syn, TX)?);
+    bench::alternate(&mut rows, ROUNDS, REPEAT)?;
+    let family = if v6 { 6 } else { 4 };
+    println!("\nIPv{family}, nanoseconds a packet, one hot flow ({ROUNDS} rounds)");
+    bench::print_ratios(&rows)
+}
+
+/// Requests and responses of one keep-alive connection, in turns, with none,
+/// each, and all of the signals in the program.
+fn signals(v6: bool) -> Result<()> {
+    let (vip, client) = ends(v6)?;
+    let mut sets = vec![("no signals", 0)];
+    sets.extend(Signals::NAMES);
+    sets.push(("all", Signals::ALL));
+    let mut beds = Vec::new();
+    for (name, signals) in sets {
+        let mut plane = bed(vip, signals)?;
+        handshake(&mut plane, client, vip)?;
+        let exchange = Exchanging::around(plane.path()?, client, vip)?;
+        beds.push((name, signals, plane, exchange));
     }
-    println!(
-        "\nIPv{}, nanoseconds a packet, one hot flow ({ROUNDS} rounds)",
-        if v6 { 6 } else { 4 }
-    );
-    println!("  {:<30} {:>6} {:>6} {:>6} {:>6}", "", "min", "median", "max", "ratio");
-    let reference = median(&mut rows[0].1)?;
-    for (name, times) in &mut rows {
-        let median = median(times)?;
-        println!(
-            "  {name:<30} {:>6} {median:>6} {:>6} {:>6.2}",
-            times[0],
-            times[times.len() - 1],
-            median as f64 / reference as f64
-        );
+    let extra = Extra::load()?;
+    let alone = Exchanging::around(extra.reference()?, client, vip)?;
+    let frame = [0; EXCHANGE_FRAME];
+    let mut rows = vec![Row::new("MACs swapped (reference)", alone.program()?, &frame, TX)];
+    for (name, _, _, exchange) in &beds {
+        rows.push(Row::new(name, exchange.program()?, &frame, TX));
     }
+    bench::alternate(&mut rows, ROUNDS, REPEAT)?;
+    let family = if v6 { 6 } else { 4 };
+    println!("\nIPv{family}, nanoseconds a packet of a request or a response with data");
+    println!("(over: median difference to \"no signals\" in the same round)");
+    bench::print_differences(&rows, 1)?;
+    let runs = ROUNDS as u64 * u64::from(REPEAT);
+    beds.iter_mut().try_for_each(|(name, signals, plane, _)| {
+        all_were_read(plane, *signals, runs / 2).with_context(|| format!("signals: {name}"))
+    })
+}
+
+/// What was timed did what it is timed for.
+fn all_were_read(plane: &mut Plane, signals: u16, requests: u64) -> Result<()> {
+    let (cell, _) = plane.counters(1)?;
+    let times = plane.get().latencies(2).first_byte.count();
+    let responses = if signals & Signals::HTTP != 0 { requests } else { 0 };
+    let waits = if signals & Signals::LATENCY != 0 { requests } else { 0 };
+    ensure!(cell.packets_in == requests + 2, "{} packets to the backend", cell.packets_in);
+    ensure!(cell.packets_out == requests + 1, "{} packets from it", cell.packets_out);
+    ensure!(cell.http_2xx == responses, "{} of {responses} responses", cell.http_2xx);
+    ensure!(times == waits, "{times} of {waits} times");
+    ensure!(cell.retransmits_backend + cell.retransmits_client == 0, "sent again");
     Ok(())
 }
 
-fn median(times: &mut [u64]) -> Result<u64> {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().context("nothing was measured")
+fn ends(v6: bool) -> Result<(SocketAddr, SocketAddr)> {
+    Ok(if v6 {
+        ("[2001:db8::10]:80".parse()?, "[2001:db8:1::7]:40000".parse()?)
+    } else {
+        ("203.0.113.10:80".parse()?, "198.51.100.7:40000".parse()?)
+    })
+}
+
+/// Opens the connection that the benchmark's packets are of: the client's next
+/// byte is number 1001, the server's 9001.
+fn handshake(plane: &mut Plane, client: SocketAddr, vip: SocketAddr) -> Result<()> {
+    for frame in [
+        Frame::tcp(client, vip, SYN, 1000, 0),
+        Frame::tcp(vip, client, SYN | ACK, 9000, 1001),
+        Frame::tcp(client, vip, ACK, 1001, 9001),
+    ] {
+        let ran = plane.run(&frame.macs(BACKEND_MAC, OWN_MAC).bytes())?;
+        ensure!(ran.action == TX, "{ran:?}");
+    }
+    Ok(())
 }
 
 fn splits() -> Result<()> {
