@@ -12,6 +12,9 @@ use super::{
     world::{self, QUANTUM},
 };
 
+/// Real time is part of the program's: jiffies that an episode may take.
+const SLACK: u32 = QUANTUM / 4;
+
 /// Steps that are made from one fresh start.
 const EPISODE: usize = 2000;
 
@@ -23,6 +26,9 @@ pub enum Ended {
     Differs(String),
     /// A bucket was full, which the model has none of.
     Full,
+    /// The machine stood still for so long that flows' times are not what the
+    /// model takes them for.
+    Late,
 }
 
 /// What a run came to.
@@ -30,7 +36,7 @@ pub enum Ended {
 pub struct Tally {
     pub steps: usize,
     pub episodes: usize,
-    /// Episodes that a full bucket cut short.
+    /// Episodes that a full bucket, or a machine that stood still, cut short.
     pub cut_short: usize,
 }
 
@@ -55,7 +61,7 @@ pub fn run(real: &mut Real, seed: u64, steps: usize, mutated: bool) -> Result<Ta
         tally.episodes += 1;
         match ended {
             Ended::Agreed => {}
-            Ended::Full => tally.cut_short += 1,
+            Ended::Full | Ended::Late => tally.cut_short += 1,
             Ended::Differs(what) => {
                 let after = tally.steps;
                 let (short, last) = shrink(made, |case| replay(real, case))?;
@@ -126,6 +132,7 @@ impl<'a> Session<'a> {
         Ok(match difference {
             None => Ended::Agreed,
             Some(_) if self.real.counted()?.evicted > 0 => Ended::Full,
+            Some(_) if self.real.elapsed()? > SLACK => Ended::Late,
             Some(difference) => Ended::Differs(difference),
         })
     }
@@ -193,11 +200,10 @@ impl<'a> Session<'a> {
         self.deadline(key, &record, flow.deadline)
     }
 
-    /// Real time is part of the program's, less than a quarter of a quantum.
     fn deadline(&self, key: &FlowKey, record: &Record, deadline: i64) -> Option<String> {
         let left = i64::from(record.deadline.wrapping_sub(self.real.began()) as i32);
         let wanted = deadline - self.model.now;
-        let off = (left - wanted).abs() > i64::from(QUANTUM / 4);
+        let off = (left - wanted).abs() > i64::from(SLACK);
         off.then(|| format!("{left} jiffies left instead of {wanted} of {key:?}"))
     }
 

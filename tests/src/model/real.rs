@@ -193,6 +193,14 @@ impl Real {
         flows
     }
 
+    /// Jiffies since the case began.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn elapsed(&mut self) -> Result<u32> {
+        Ok(self.plane.get().now()?.wrapping_sub(self.now))
+    }
+
     /// The program's clock when the case began, jiffies.
     #[must_use]
     pub const fn began(&self) -> u32 {
