@@ -9,6 +9,7 @@
 
 mod clients;
 mod daemon;
+mod delay;
 mod far;
 mod nginx;
 mod owner;
@@ -26,6 +27,7 @@ use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub use daemon::{Daemon, config};
+pub use delay::DelayLine;
 pub use far::FAR;
 pub use nginx::{Behaviour, Nginx};
 
@@ -35,7 +37,7 @@ use owner::Claim;
 /// Hosts behind the balancer, in the order of their networks.
 pub const HOSTS: [&str; 4] = ["client", "s1", "s2", "c1"];
 /// What a lab and its tests run.
-const TOOLS: [&str; 10] = [
+const TOOLS: [&str; 12] = [
     "ip",
     "nsenter",
     "ethtool",
@@ -44,6 +46,8 @@ const TOOLS: [&str; 10] = [
     "curl",
     "ping",
     "python3",
+    "tcpdump",
+    "nft",
     "promtool",
     "prometheus-node-exporter",
 ];

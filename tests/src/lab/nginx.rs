@@ -13,6 +13,9 @@ pub enum Behaviour {
     Good,
     /// Resets each connection instead of answering.
     Resetting,
+    /// Answers with its name, fails by path, and keeps a log: the client's
+    /// address and the status, a line each.
+    FailingByPath,
 }
 
 /// An nginx on a host, answering with the host's name.
@@ -29,12 +32,20 @@ impl Nginx {
     /// # Errors
     /// Where nginx is missing or does not start.
     pub fn start(lab: &Lab, host: &str) -> Result<Self> {
+        Self::start_as(lab, host, Behaviour::Good)
+    }
+
+    /// The same, behaving so from the beginning.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn start_as(lab: &Lab, host: &str, behaviour: Behaviour) -> Result<Self> {
         let directory = lab.directory.join(host);
         fs::create_dir_all(&directory)?;
         // For downloads: larger than a slow client takes in half a minute.
         fs::write(directory.join("large"), vec![b'x'; 45 << 20])?;
         let config = directory.join("nginx.conf");
-        fs::write(&config, text(&directory, host, Behaviour::Good))?;
+        fs::write(&config, text(&directory, host, behaviour))?;
         let mut command = lab.on(host, "nginx");
         let process = Process::start(command.arg("-c").arg(&config))?;
         let nginx = Self { process, config, host: host.to_owned() };
@@ -75,8 +86,15 @@ impl Drop for Nginx {
 
 fn text(directory: &std::path::Path, host: &str, behaviour: Behaviour) -> String {
     let directory = directory.display();
+    let named = format!("return 200 \"{host}\\n\";");
+    let (mut log, mut failing) = ("off".to_owned(), "");
+    if behaviour == Behaviour::FailingByPath {
+        log = format!("{directory}/access.log witness");
+        failing = "location /missing { return 404; } location /broken { return 503; }
+    location /moved { return 302 /; } location /reset { return 444; }";
+    }
     let answer = match behaviour {
-        Behaviour::Good => format!("return 200 \"{host}\\n\";"),
+        Behaviour::Good | Behaviour::FailingByPath => named,
         // With `reset_timedout_connection` 444 ends in a RST.
         Behaviour::Resetting => "return 444;".to_owned(),
     };
@@ -85,13 +103,14 @@ fn text(directory: &std::path::Path, host: &str, behaviour: Behaviour) -> String
 worker_processes 1; worker_shutdown_timeout 300s;
 events {{ worker_connections 16384; }}
 http {{
-  access_log off; keepalive_timeout 3600s; keepalive_requests 1000000000;
+  log_format witness '$remote_addr $status'; access_log {log}; keepalive_timeout 3600s; keepalive_requests 1000000000;
   reset_timedout_connection on; client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
   server {{
     client_max_body_size 64m; listen {PORT} backlog=8192; listen [::]:{PORT} backlog=8192;
     location / {{ {answer} }}
+    {failing}
     # Takes all of what is sent before it answers.
     location /up {{ proxy_pass http://127.0.0.1:{PORT}/; }}
     location /large {{ root {directory}; limit_rate 1500k; }}
