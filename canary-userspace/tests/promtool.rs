@@ -10,6 +10,7 @@ use canary::{
     api::types::{
         Attached, BackendStatus, Counters, ServiceStatus, SplitStatus, Status, TrackStatus, Verdict,
     },
+    config::Histograms,
     metrics::{DaemonGauges, render, write_textfile},
 };
 use canary_common::Reason;
@@ -61,6 +62,7 @@ fn everything() -> String {
     let up = DaemonGauges {
         start_time_seconds: 1_700_000_000.25,
         rollbacks: [("web".to_owned(), 2)].into(),
+        histograms: Histograms::Full,
     };
     render(&status, &up)
 }

@@ -34,8 +34,10 @@ pub(super) const TOP: Kind = Kind {
         "service",
     ],
 };
-pub(super) const METRICS: Kind =
-    Kind { place: "in [metrics]", keys: &["listen", "textfile", "textfile_interval"] };
+pub(super) const METRICS: Kind = Kind {
+    place: "in [metrics]",
+    keys: &["listen", "textfile", "textfile_interval", "histograms"],
+};
 pub(super) const LOG: Kind = Kind { place: "in [log]", keys: &["target", "data_plane"] };
 pub(super) const TIMEOUTS: Kind = Kind {
     place: "in [timeouts] or [service.NAME.timeouts]",

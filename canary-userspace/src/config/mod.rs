@@ -112,6 +112,17 @@ pub struct Metrics {
     /// A file for node_exporter's textfile collector.
     pub textfile: Option<PathBuf>,
     pub textfile_interval: Duration,
+    pub histograms: Histograms,
+}
+
+/// How many of the histograms' buckets are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Histograms {
+    /// All four of each octave.
+    #[default]
+    Full,
+    /// One of each octave.
+    Coarse,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,6 +238,7 @@ impl Default for Metrics {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9871))),
             textfile: None,
             textfile_interval: Duration::from_secs(15),
+            histograms: Histograms::Full,
         }
     }
 }

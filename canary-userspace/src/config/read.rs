@@ -11,7 +11,7 @@ use toml::{
 };
 
 use super::{
-    Config, Log, LogTarget, Metrics, Rollback, Timeouts, XdpMode,
+    Config, Histograms, Log, LogTarget, Metrics, Rollback, Timeouts, XdpMode,
     address::Role,
     field::{Field, field},
     keys::{self, check_unknown},
@@ -173,6 +173,10 @@ fn read_metrics(
     if let Some(field) = field(table, "textfile_interval") {
         let interval = field.duration(problems, TEXTFILE_INTERVALS);
         metrics.textfile_interval = interval.unwrap_or(metrics.textfile_interval);
+    }
+    if let Some(field) = field(table, "histograms") {
+        let choices = [("full", Histograms::Full), ("coarse", Histograms::Coarse)];
+        metrics.histograms = field.choice(problems, &choices).unwrap_or_default();
     }
     listen
 }

@@ -22,6 +22,7 @@ const DICTIONARY: &[&[u8]] = &[
     b"listen",
     b"textfile",
     b"textfile_interval",
+    b"histograms",
     b"log",
     b"target",
     b"data_plane",

@@ -123,6 +123,7 @@ fn numbers_and_paths_out_of_range() {
     one(&top(&format!("socket = «'/{}'»", "x".repeat(107))), "longer than 107", "shorter");
     one(&top("metrics.textfile = «'/tmp/canary.txt'»"), ".prom", "node_exporter");
     one(&top("metrics.textfile_interval = «'2h'»"), "too long", "1s to 1h");
+    one(&top("metrics.histograms = «'fine'»"), "`histograms`", "\"coarse\"");
     one(&top("metrics.listen = «'127.0.0.1'»"), "has no port", "\"127.0.0.1:9871\"");
     one(&web("rollback.min_connections = «0»"), "out of range", "from 1 to 1000000");
     one(&web("rollback.max_excess = «'101%'»"), "over 100 %", "between 0% and 100%");

@@ -7,8 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{SHORT, good};
 use crate::config::{
-    Affinity, Backend, Config, Log, LogTarget, Metrics, Protocol, Rollback, Service, Timeouts,
-    XdpMode,
+    Affinity, Backend, Config, Histograms, Log, LogTarget, Metrics, Protocol, Rollback, Service,
+    Timeouts, XdpMode,
 };
 
 fn backend(address: &str, weight: u32) -> Backend {
@@ -46,6 +46,7 @@ fn defaults() {
             listen: Some(address("127.0.0.1:9871")),
             textfile: None,
             textfile_interval: Duration::from_secs(15),
+            histograms: Histograms::Full,
         },
         log: Log { target: LogTarget::Stderr, data_plane: false },
         signals: Signals::ALL,
@@ -69,6 +70,7 @@ signals = ["latency", "http"]
 listen = "[::1]:9000"
 textfile = "/var/lib/node_exporter/c.prom"
 textfile_interval = "1m"
+histograms = "coarse"
 [log]
 target = "journald"
 data_plane = true
@@ -118,6 +120,7 @@ signals = []
             listen: Some(address("[::1]:9000")),
             textfile: Some(PathBuf::from("/var/lib/node_exporter/c.prom")),
             textfile_interval: Duration::from_secs(60),
+            histograms: Histograms::Coarse,
         },
         log: Log { target: LogTarget::Journald, data_plane: true },
         signals: Signals::HTTP | Signals::LATENCY,
