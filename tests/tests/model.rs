@@ -11,6 +11,7 @@ use canary_tests::{
         driver::{self, Ended},
         real::Real,
         step::{By, Edit, PKT, Pkt, Step},
+        tiny,
     },
     netns::{ifindex, in_new_namespace},
 };
@@ -52,6 +53,20 @@ fn random_steps() {
 #[test]
 fn mutated_frames() {
     agree(20_000, 2, true);
+}
+
+/// Thirty-two ways, and twenty times as many flows.
+#[test]
+fn a_small_table_keeps_what_is_established() {
+    let steps = from_environment("CANARY_MODEL_STEPS", 50_000) as usize;
+    let seed = from_environment("CANARY_MODEL_SEED", 3);
+    with_program(16, |real| {
+        let tally = tiny::run(real, seed, steps)?;
+        println!("seed {seed}: {tally:?}");
+        ensure!(tally.evicted * 100 > tally.steps as u64, "nothing had to make room: {tally:?}");
+        ensure!(tally.kept > tally.steps, "nothing was established: {tally:?}");
+        Ok(())
+    });
 }
 
 /// Cases that failed once, in short, and what they are about.

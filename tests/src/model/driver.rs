@@ -16,7 +16,7 @@ use super::{
 const SLACK: u32 = QUANTUM / 4;
 
 /// Steps that are made from one fresh start.
-const EPISODE: usize = 2000;
+pub(super) const EPISODE: usize = 2000;
 
 /// How a step, or a case, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub fn replay(real: &mut Real, steps: &[Step]) -> Result<Ended> {
 #[derive(Debug)]
 pub struct Session<'a> {
     pub model: Model,
-    real: &'a mut Real,
+    pub(super) real: &'a mut Real,
 }
 
 impl<'a> Session<'a> {
@@ -114,16 +114,11 @@ impl<'a> Session<'a> {
     /// The kernel's.
     pub fn apply(&mut self, step: &Step) -> Result<Ended> {
         let difference = match step {
-            Step::Packet(pkt) => self.packet(&pkt.bytes(&self.model))?,
-            Step::Mutated(pkt, edits) => {
-                let mut bytes = pkt.bytes(&self.model);
-                for edit in edits.iter() {
-                    edit.apply(&mut bytes);
-                }
-                self.packet(&bytes)?
-            }
-            Step::Time { quanta, sweep } => self.pass_time(*quanta, *sweep),
-            other => self.configure(other).map(|()| None)?,
+            Step::Time { quanta, sweep } => self.pass_time(*quanta, *sweep)?,
+            step => match step.bytes(&self.model) {
+                Some(bytes) => self.packet(&bytes)?,
+                None => self.configure(step).map(|()| None)?,
+            },
         };
         let difference = match difference {
             None => self.counters()?,
@@ -228,7 +223,8 @@ impl<'a> Session<'a> {
         Ok((counted.evicted > 0).then(|| "flows were evicted".to_owned()))
     }
 
-    fn pass_time(&mut self, quanta: u8, sweep: bool) -> Option<String> {
+    /// What of the live flows is not as it should be.
+    pub(super) fn pass_time(&mut self, quanta: u8, sweep: bool) -> Result<Option<String>> {
         self.model.pass_time(quanta);
         self.real.pass_time(u32::from(quanta) * QUANTUM);
         if sweep {
@@ -238,7 +234,14 @@ impl<'a> Session<'a> {
         let ours = &self.model.flows;
         let same = theirs.len() == ours.len()
             && ours.iter().all(|(key, flow)| theirs.get(key) == Some(&flow.backend));
-        (!same).then(|| format!("live flows {theirs:?} instead of {ours:?}"))
+        if !same {
+            return Ok(Some(format!("live flows {theirs:?} instead of {ours:?}")));
+        }
+        let counted = self.real.counted()?;
+        let opened: u64 =
+            counted.booked.iter().map(|b| b.cell.connections + b.cell.midstream).sum();
+        let (active, ended) = (theirs.len() as u64, self.model.ended);
+        Ok((active + ended != opened).then(|| format!("{active} of {opened}, and {ended} ended")))
     }
 
     fn sweep(&mut self) {
@@ -246,7 +249,7 @@ impl<'a> Session<'a> {
         self.model.sweep();
     }
 
-    fn configure(&mut self, step: &Step) -> Result<()> {
+    pub(super) fn configure(&mut self, step: &Step) -> Result<()> {
         match *step {
             Step::Split { service, permille } => {
                 let weights = self.model.split(service, permille);

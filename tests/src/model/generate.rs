@@ -106,7 +106,7 @@ impl Generator {
         let random = &mut self.random;
         let place = random.below(self.talking.len() as u64) as usize;
         if random.one_in(8) {
-            let service = random.weighted(&[(3, 0), (2, 1), (2, 2), (2, 3)]);
+            let service = random.weighted(&[(3, 0), (2, 1), (2, 2), (2, 3), (2, 4)]);
             let client = 1 + random.below(u64::from(CLIENTS)) as u8;
             self.talking[place] = (service, client, random.below(u64::from(PORTS)) as u8);
         } else if random.one_in(16) {

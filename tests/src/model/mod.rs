@@ -22,6 +22,7 @@ pub mod real;
 pub mod shrink;
 pub mod step;
 pub mod tcp;
+pub mod tiny;
 pub mod world;
 
 use std::{
@@ -113,6 +114,9 @@ pub struct Model {
     /// Found so far by a sweep, and those that whoever takes the way will find.
     pub found: [Ends; CELLS],
     pub unfound: [Ends; CELLS],
+    /// Flows that are no more: their time was over, they were forgotten, or
+    /// another took their place.
+    pub ended: u64,
     weights: [Weights; SERVICES.len()],
     configured: [bool; BACKENDS.len()],
     resolved: [bool; BACKENDS.len()],
@@ -140,6 +144,7 @@ impl Model {
             booked: [Booked::default(); CELLS],
             found: [Ends::default(); CELLS],
             unfound: [Ends::default(); CELLS],
+            ended: 0,
             weights: [Weights { split: Split::NONE, masks: [3, 1], parity: 0 }; SERVICES.len()],
             configured: [true; BACKENDS.len()],
             resolved: [true; BACKENDS.len()],
@@ -205,16 +210,19 @@ impl Model {
 
     /// A removed backend's pins are given back.
     pub fn forget(&mut self, backend: u16) {
+        let before = self.flows.len();
         self.flows.retain(|_, flow| flow.backend != backend);
+        self.ended += (before - self.flows.len()) as u64;
     }
 
     pub fn pass_time(&mut self, quanta: u8) {
         self.now += i64::from(quanta) * i64::from(QUANTUM);
-        let (now, unfound) = (self.now, &mut self.unfound);
+        let (now, unfound, ended) = (self.now, &mut self.unfound, &mut self.ended);
         self.flows.retain(|_, flow| {
             let over = flow.deadline < now;
             if over {
                 unfound[usize::from(flow.cell)].book(&flow.connection);
+                *ended += 1;
             }
             !over
         });
@@ -440,7 +448,8 @@ impl Model {
         self.count(cell, &[born]);
         let deadline = self.now + i64::from(timeout(connection.state, &TIMEOUTS));
         let reply_macs = [mac(bytes, 6), mac(bytes, 0)];
-        self.flows.insert(*key, Flow { backend, cell, connection, deadline, reply_macs });
+        let new = Flow { backend, cell, connection, deadline, reply_macs };
+        self.ended += u64::from(self.flows.insert(*key, new).is_some());
         Ok((action, reason, expected))
     }
 

@@ -4,7 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use canary::{dataplane::FlowTable, plan::Write};
-use canary_common::{EntryKind, Flow, FlowKey, Reason, Service, ServiceFlags, Track, WeightTable};
+use canary_common::{
+    EntryKind, Flow, FlowKey, FlowState, Reason, Service, ServiceFlags, Track, WeightTable,
+};
 
 use super::{Booked, CELLS, Ends, packet::UDP, world};
 use crate::plane::{INGRESS, NewBackend, Plane, directory_key, service_record};
@@ -189,6 +191,18 @@ impl Real {
         let mut flows = HashMap::new();
         self.table.scan(self.now, 0..self.table.buckets(), &mut |flow| {
             flows.insert(flow.key, flow.backend);
+        });
+        flows
+    }
+
+    /// Those of them that are established.
+    #[must_use]
+    pub fn established(&self) -> HashMap<FlowKey, u16> {
+        let mut flows = HashMap::new();
+        self.table.scan(self.now, 0..self.table.buckets(), &mut |flow| {
+            if flow.ctl.state() == FlowState::Established {
+                flows.insert(flow.key, flow.backend);
+            }
         });
         flows
     }

@@ -347,6 +347,24 @@ impl fmt::Display for Pkt {
     }
 }
 
+impl Step {
+    /// The frame, where it is one.
+    #[must_use]
+    pub fn bytes(&self, model: &Model) -> Option<Vec<u8>> {
+        match self {
+            Self::Packet(pkt) => Some(pkt.bytes(model)),
+            Self::Mutated(pkt, edits) => {
+                let mut bytes = pkt.bytes(model);
+                for edit in edits.iter() {
+                    edit.apply(&mut bytes);
+                }
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -38,11 +38,12 @@ const fn service(vip: &'static str, protocol: u8, signals: u16) -> Service {
 }
 
 /// Numbered from 0, as the program numbers them.
-pub const SERVICES: [Service; 4] = [
+pub const SERVICES: [Service; 5] = [
     service("203.0.113.10:80", TCP, Signals::ALL),
     service("[2001:db8::10]:80", TCP, Signals::ALL),
     service("203.0.113.10:53", UDP, Signals::ALL),
     service("203.0.113.20:80", TCP, Signals::ZERO_WINDOWS | Signals::TLS),
+    service("[2001:db8::10]:53", UDP, Signals::ALL),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ const fn backend(service: u16, track: Track, address: &'static str) -> Backend {
 }
 
 /// Numbered from 1. The first and the tenth are one server behind two services.
-pub const BACKENDS: [Backend; 12] = [
+pub const BACKENDS: [Backend; 15] = [
     backend(0, Track::Stable, "10.0.0.11:8080"),
     backend(0, Track::Stable, "10.0.0.12:8080"),
     backend(0, Track::Canary, "10.0.0.21:8081"),
@@ -72,6 +73,9 @@ pub const BACKENDS: [Backend; 12] = [
     backend(3, Track::Stable, "10.0.0.11:8080"),
     Backend { elsewhere: true, ..backend(3, Track::Stable, "10.0.0.13:80") },
     backend(3, Track::Canary, "10.0.0.21:8082"),
+    backend(4, Track::Stable, "[fd00::11]:8080"),
+    backend(4, Track::Stable, "[fd00::12]:53"),
+    Backend { elsewhere: true, ..backend(4, Track::Canary, "[fd00:0:0:1::21]:5353") },
 ];
 
 /// The two numbers of the server behind two services.
