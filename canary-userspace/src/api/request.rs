@@ -97,6 +97,8 @@ pub enum Request {
     Flows {
         service: String,
         filter: FlowFilter,
+        /// How many at most.
+        limit: usize,
         reply: Reply<Flows>,
     },
     Follow {
@@ -118,10 +120,9 @@ pub enum Request {
     },
 }
 
-/// Which flows, and how many at most.
+/// Which flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowFilter {
     pub track: Option<String>,
     pub backend: Option<String>,
-    pub limit: usize,
 }

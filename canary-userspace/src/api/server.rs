@@ -316,8 +316,8 @@ async fn flows(
     match query(asked) {
         Ok(FlowsQuery { track, backend, limit }) => {
             let limit = limit.unwrap_or(DEFAULT_FLOWS);
-            let filter = FlowFilter { track, backend, limit };
-            json(ask(&requests, |reply| Request::Flows { service, filter, reply }).await)
+            let filter = FlowFilter { track, backend };
+            json(ask(&requests, |reply| Request::Flows { service, filter, limit, reply }).await)
         }
         Err(refusal) => refusal.into_response(),
     }
@@ -340,7 +340,7 @@ async fn follow(
         Ok(asked) => asked,
         Err(refusal) => return refusal.into_response(),
     };
-    let filter = FlowFilter { track, backend, limit: usize::MAX };
+    let filter = FlowFilter { track, backend };
     let one_in = one_in.map_or(1, NonZeroU32::get);
     match ask(&requests, |reply| Request::Follow { service, filter, one_in, reply }).await {
         Ok(events) => {

@@ -135,13 +135,12 @@ fn owner() -> impl FnMut(Request) + Send + 'static {
             let client = format!("{client} {port:?}");
             reply.send(Ok(Where { service, client, ..Where::default() })).unwrap();
         }
-        Request::Flows { filter, reply, .. } => {
+        Request::Flows { filter, limit, reply, .. } => {
             let expected = FlowFilter {
                 track: Some("canary".to_owned()),
                 backend: Some("[2001:db8::1]:80".to_owned()),
-                limit: 7,
             };
-            assert_eq!(filter, expected);
+            assert_eq!((filter, limit), (expected, 7));
             reply.send(Ok(Flows { total: 3, ..Flows::default() })).unwrap();
         }
         Request::Follow { service, filter, one_in, reply } => {

@@ -49,9 +49,8 @@ fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Columns as wide as their widest cell; the first three to the left.
-fn table(rows: &[Vec<String>]) -> String {
-    const LEFT: usize = 3;
+/// Columns as wide as their widest cell; the first `left` of them to the left.
+fn table(rows: &[Vec<String>], left: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -61,7 +60,7 @@ fn table(rows: &[Vec<String>]) -> String {
     for row in rows {
         let mut line = String::new();
         for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            let cell = match column < LEFT {
+            let cell = match column < left {
                 true => format!("  {cell:<width$}"),
                 false => format!("  {cell:>width$}"),
             };
@@ -133,7 +132,7 @@ fn backends(service: &ServiceStatus) -> String {
     for track in &service.tracks {
         rows.extend(track.backends.iter().map(|backend| row(&track.name, backend)));
     }
-    table(&rows)
+    table(&rows, 3)
 }
 
 /// What the backends' answers tell, where there were any.
@@ -141,7 +140,6 @@ fn answers(service: &ServiceStatus) -> String {
     let head = [
         "track",
         "backend",
-        "",
         "handshake p50",
         "p99",
         "first byte p50",
@@ -161,7 +159,7 @@ fn answers(service: &ServiceStatus) -> String {
             let (counters, syn) = (&backend.counters, &backend.handshake_seconds);
             let first = &backend.first_byte_seconds;
             any |= syn.count + first.count > 0;
-            let mut row = vec![track.name.clone(), backend.address.clone(), String::new()];
+            let mut row = vec![track.name.clone(), backend.address.clone()];
             row.extend([syn.p50, syn.p99, first.p50, first.p99].map(time));
             row.extend(
                 [
@@ -178,7 +176,7 @@ fn answers(service: &ServiceStatus) -> String {
             rows.push(row);
         }
     }
-    if any { table(&rows) } else { String::new() }
+    if any { table(&rows, 2) } else { String::new() }
 }
 
 /// Seconds with a unit that suits them.
@@ -232,7 +230,7 @@ pub(super) fn flows(flows: &Flows) -> String {
         0 => String::new(),
         rest => format!("… and {rest} more (--limit)\n"),
     };
-    format!("{}{rest}", table(&rows))
+    format!("{}{rest}", table(&rows, 3))
 }
 
 /// An event of a flow, as a line.

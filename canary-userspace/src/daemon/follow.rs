@@ -62,6 +62,13 @@ struct Since {
     first_byte: Option<f64>,
 }
 
+impl Since {
+    /// Seconds from birth to then; `None` where that was not seen.
+    fn lived(&self, then: u64) -> Option<f64> {
+        (self.born != 0).then(|| then.saturating_sub(self.born) as f64 / 1e9)
+    }
+}
+
 impl std::fmt::Debug for Followers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Followers").field("listeners", &self.listeners).finish_non_exhaustive()
@@ -206,19 +213,13 @@ impl Listener {
         if kind.ends {
             self.flows.remove(&event.key);
         }
-        let lived = kind.ends && since.born != 0;
         self.send(FollowedFlow {
             at: clock.seconds(event.at),
             event: kind.name.to_owned(),
             by: kind.by.map(str::to_owned),
             after_data: kind.after_data,
-            client: client(&event.key),
-            track: track.name().to_owned(),
-            backend: backend.to_string(),
-            handshake: since.handshake,
-            first_byte: since.first_byte,
-            lived: lived.then(|| event.at.saturating_sub(since.born) as f64 / 1e9),
-            lost: 0,
+            lived: if kind.ends { since.lived(event.at) } else { None },
+            ..followed(&event.key, track, backend, &since)
         });
     }
 
@@ -236,15 +237,8 @@ impl Listener {
         self.send(FollowedFlow {
             at: clock.seconds(now),
             event: event.to_owned(),
-            by: None,
-            after_data: None,
-            client: client(&flow.key),
-            track: track.name().to_owned(),
-            backend: backend.to_string(),
-            handshake: since.handshake,
-            first_byte: since.first_byte,
-            lived: (since.born != 0).then(|| now.saturating_sub(since.born) as f64 / 1e9),
-            lost: 0,
+            lived: since.lived(now),
+            ..followed(&flow.key, track, backend, &since)
         });
     }
 
@@ -292,9 +286,17 @@ impl Listener {
     }
 }
 
-fn client(key: &FlowKey) -> String {
-    let address = IpAddr::from(Address { ..key.client });
-    SocketAddr::new(address, u16::from_be(key.client_port_be)).to_string()
+/// What every event says of its flow.
+fn followed(key: &FlowKey, track: Track, backend: SocketAddr, since: &Since) -> FollowedFlow {
+    let client = IpAddr::from(Address { ..key.client });
+    FollowedFlow {
+        client: SocketAddr::new(client, u16::from_be(key.client_port_be)).to_string(),
+        track: track.name().to_owned(),
+        backend: backend.to_string(),
+        handshake: since.handshake,
+        first_byte: since.first_byte,
+        ..FollowedFlow::default()
+    }
 }
 
 /// What an event is called.

@@ -41,8 +41,8 @@ impl Daemon {
             Request::Where { service, client, port, reply } => {
                 reply.send(self.where_to(&service, client, port)).ok();
             }
-            Request::Flows { service, filter, reply } => {
-                reply.send(self.flows(&service, &filter)).ok();
+            Request::Flows { service, filter, limit, reply } => {
+                reply.send(self.flows(&service, &filter, limit)).ok();
             }
             Request::Follow { service, filter, one_in, reply } => {
                 reply.send(self.follow_flows(&service, filter, one_in)).ok();
@@ -268,7 +268,7 @@ impl Daemon {
         })
     }
 
-    fn flows(&mut self, name: &str, filter: &FlowFilter) -> Result<Flows, Refusal> {
+    fn flows(&mut self, name: &str, filter: &FlowFilter, limit: usize) -> Result<Flows, Refusal> {
         let service = self.service(name)?;
         let wanted = self.wanted(&service, filter)?;
         let number = self.service_number(&service);
@@ -284,7 +284,7 @@ impl Daemon {
                 return;
             }
             flows.total += 1;
-            if flows.flows.len() >= filter.limit {
+            if flows.flows.len() >= limit {
                 return;
             }
             let client = IpAddr::from(Address { ..flow.key.client });
