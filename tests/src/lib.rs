@@ -1,6 +1,7 @@
 //! Shared by the tests: frames made and checked from scratch, the packet path
 //! under test runs, a model of it, and a laboratory of network namespaces.
 
+pub mod bed;
 pub mod bench;
 pub mod demo;
 pub mod frame;

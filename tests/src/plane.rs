@@ -271,6 +271,16 @@ impl Plane {
         self.apply(&[Write::Service { number, record }])
     }
 
+    /// Reads only these signals for a service.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn signals(&mut self, number: u16, signals: u16) -> Result<()> {
+        let mut record = self.services.get(&number).copied().context("no such service")?;
+        record.signals = signals;
+        self.apply(&[Write::Service { number, record }])
+    }
+
     /// Tells the program of tables of another size.
     ///
     /// # Errors

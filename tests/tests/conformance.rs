@@ -2,196 +2,17 @@
 //! what was counted. The program runs in the kernel, under test runs.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use canary::config::XdpMode;
-use canary_common::{Cell, Reason, ServiceFlags, SharedCell, Track};
+use canary_common::{Reason, ServiceFlags, Track};
 use canary_tests::{
+    bed::{BACKEND_ISN, Bed, CANARY, ISN, STABLE, address, both, isolated, wait_jiffies},
     frame::{ACK, FIN, Frame, RST, SYN, Transport},
-    netns::{ifindex, in_new_namespace},
-    plane::{BACKEND_MAC, INGRESS, NewBackend, OWN_MAC, PASS, Plane, REDIRECT, TX},
+    netns::ifindex,
+    plane::{INGRESS, NewBackend, PASS, Plane, REDIRECT, TX},
 };
-
-const STABLE: u16 = 1;
-const CANARY: u16 = 2;
-const ISN: u32 = 1000;
-const BACKEND_ISN: u32 = 900_000;
-
-/// One service with a stable and a canary backend; all to stable.
-struct Bed {
-    plane: Plane,
-    vip: SocketAddr,
-    client: SocketAddr,
-    stable: SocketAddr,
-    udp: bool,
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-impl Bed {
-    fn new(v6: bool, udp: bool) -> Result<Self> {
-        Self::with(v6, udp, 4096, INGRESS, true)
-    }
-
-    fn with(v6: bool, udp: bool, flows: u32, out: u32, resolved: bool) -> Result<Self> {
-        let [vip, client, stable, canary] = match v6 {
-            false => ["203.0.113.10:80", "198.51.100.7:40000", "10.0.0.11:8080", "10.0.0.21:8081"],
-            true => [
-                "[2001:db8::10]:80",
-                "[2001:db8:1::7]:40000",
-                "[fd00::11]:8080",
-                "[fd00:0:0:1::21]:8081",
-            ],
-        }
-        .map(address);
-        let mut plane = Plane::new(flows)?;
-        plane.service(1, vip, udp, 0)?;
-        let backend = NewBackend {
-            number: STABLE,
-            service: 1,
-            track: Track::Stable,
-            vip,
-            address: stable,
-            udp,
-            ifindex: out,
-            resolved,
-            shares_with: None,
-        };
-        plane.backend(&backend)?;
-        plane.backend(&NewBackend {
-            number: CANARY,
-            track: Track::Canary,
-            address: canary,
-            ..backend
-        })?;
-        plane.weights(1, 0.0, &[STABLE], &[CANARY])?;
-        Ok(Self { plane, vip, client, stable, udp })
-    }
-
-    fn syn(&self) -> Frame {
-        Frame::tcp(self.client, self.vip, SYN, ISN, 0)
-    }
-
-    fn opening(&self) -> Frame {
-        if self.udp { Frame::udp(self.client, self.vip).payload(b"question") } else { self.syn() }
-    }
-
-    fn client_says(&self, flags: u8) -> Frame {
-        Frame::tcp(self.client, self.vip, flags, ISN + 1, BACKEND_ISN + 1)
-    }
-
-    fn syn_ack(&self) -> Frame {
-        Frame::tcp(self.stable, self.client, SYN | ACK, BACKEND_ISN, ISN + 1)
-    }
-
-    fn backend_says(&self, flags: u8) -> Frame {
-        Frame::tcp(self.stable, self.client, flags, BACKEND_ISN + 1, ISN + 1)
-    }
-
-    /// What the client's frame must become.
-    fn towards(&self, frame: &Frame, backend: SocketAddr) -> Frame {
-        Frame { to: backend, ttl: frame.ttl - 1, ..frame.clone() }.macs(BACKEND_MAC, OWN_MAC)
-    }
-
-    /// What the backend's frame must become: back the way the client's came.
-    fn back(&self, frame: &Frame) -> Frame {
-        let client = self.opening();
-        Frame { from: self.vip, ttl: frame.ttl - 1, ..frame.clone() }
-            .macs(client.from_mac, client.to_mac)
-    }
-
-    /// Runs `frame`; it must leave with `reason`, translated to `becomes`, and
-    /// be counted at `backend` as `counts` says.
-    fn expect(
-        &mut self,
-        frame: &Frame,
-        reason: Reason,
-        becomes: &Frame,
-        backend: u16,
-        counts: impl FnOnce(&mut Cell),
-    ) -> Result<()> {
-        let (mut expected, _) = self.plane.counters(backend)?;
-        let ran = self.plane.run(&frame.bytes())?;
-        ensure!(ran.reason == reason, "{:?} instead of {reason:?}", ran.reason);
-        ensure!(ran.action == TX, "action {}", ran.action);
-        ensure!(
-            ran.bytes == becomes.bytes(),
-            "bytes\n{:02x?}\ninstead of\n{:02x?}",
-            ran.bytes,
-            becomes.bytes()
-        );
-        if reason == Reason::Reply {
-            expected.packets_out += 1;
-            expected.bytes_out += frame.ip_bytes();
-        } else {
-            expected.packets_in += 1;
-            expected.bytes_in += frame.ip_bytes();
-        }
-        counts(&mut expected);
-        let (counted, _) = self.plane.counters(backend)?;
-        ensure!(counted == expected, "counted {counted:?}\ninstead of {expected:?}");
-        Ok(())
-    }
-
-    /// To the stable backend, by `reason`.
-    fn forwarded(
-        &mut self,
-        frame: &Frame,
-        reason: Reason,
-        counts: impl FnOnce(&mut Cell),
-    ) -> Result<()> {
-        let becomes = self.towards(frame, self.stable);
-        self.expect(frame, reason, &becomes, STABLE, counts)
-    }
-
-    fn replied(&mut self, frame: &Frame, counts: impl FnOnce(&mut Cell)) -> Result<()> {
-        let becomes = self.back(frame);
-        self.expect(frame, Reason::Reply, &becomes, STABLE, counts)
-    }
-
-    /// To the host, untouched, and counted nowhere.
-    fn passed(&mut self, bytes: &[u8], reason: Reason) -> Result<()> {
-        let before = (self.plane.counters(STABLE)?, self.plane.counters(CANARY)?);
-        let ran = self.plane.run(bytes)?;
-        ensure!(ran.reason == reason, "{:?} instead of {reason:?}", ran.reason);
-        ensure!(ran.action == PASS && ran.bytes == bytes, "not passed untouched");
-        let after = (self.plane.counters(STABLE)?, self.plane.counters(CANARY)?);
-        ensure!(after == before, "something was counted");
-        Ok(())
-    }
-
-    fn handshake(&mut self) -> Result<()> {
-        self.forwarded(&self.syn(), Reason::NewFlow, |c| c.connections += 1)?;
-        self.replied(&self.syn_ack(), |_| ())?;
-        self.forwarded(&self.client_says(ACK), Reason::Pinned, |c| c.established += 1)
-    }
-
-    fn shared(&mut self) -> Result<SharedCell> {
-        Ok(self.plane.counters(STABLE)?.1)
-    }
-}
-
-fn isolated(body: impl FnOnce() -> Result<()> + Send) {
-    in_new_namespace(["cny-a", "cny-b"], body).unwrap();
-}
-
-/// For both families.
-fn both(udp: bool, body: impl Fn(&mut Bed) -> Result<()> + Sync) {
-    isolated(|| {
-        for v6 in [false, true] {
-            body(&mut Bed::new(v6, udp)?).with_context(|| format!("v6: {v6}"))?;
-        }
-        Ok(())
-    });
-}
-
-fn wait_jiffies(bed: &mut Bed, jiffies: u32) {
-    let hz = bed.plane.get().hz();
-    std::thread::sleep(Duration::from_millis(u64::from(jiffies + 3) * 1000 / u64::from(hz)));
-}
 
 #[test]
 fn tcp_both_ways_and_its_end() {
@@ -285,6 +106,37 @@ fn ip_options_are_kept() {
     });
 }
 
+/// The frame behind these tags, of VLAN 0x123 each.
+fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let tags = tags.iter().flat_map(|tag| [tag.to_be_bytes(), [1, 0x23]]).flatten();
+    [&frame[..12], &tags.collect::<Vec<_>>(), &frame[12..]].concat()
+}
+
+#[test]
+fn tags_are_kept() {
+    both(false, |bed| {
+        for tags in [&[0x8100][..], &[0x88a8], &[0x88a8, 0x8100], &[0x8100, 0x8100]] {
+            let port = bed.client.port();
+            bed.client.set_port(port + 1);
+            let steps = [
+                (bed.syn(), bed.towards(&bed.syn(), bed.stable), Reason::NewFlow),
+                (bed.syn_ack(), bed.back(&bed.syn_ack()), Reason::Reply),
+                (
+                    bed.client_says(ACK),
+                    bed.towards(&bed.client_says(ACK), bed.stable),
+                    Reason::Pinned,
+                ),
+            ];
+            for (frame, becomes, reason) in steps {
+                let ran = bed.plane.run(&tagged(&frame.bytes(), tags))?;
+                ensure!((ran.action, ran.reason) == (TX, reason), "{tags:x?}: {ran:?}");
+                ensure!(ran.bytes == tagged(&becomes.bytes(), tags), "{tags:x?}: {ran:02x?}");
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn not_ours_is_untouched() {
     both(false, |bed| {
@@ -298,9 +150,9 @@ fn not_ours_is_untouched() {
         let mut arp = bed.syn().bytes();
         arp[12..14].copy_from_slice(&0x0806_u16.to_be_bytes());
         bed.passed(&arp, Reason::NotIp)?;
-        let mut vlan = bed.syn().bytes();
-        vlan[12..14].copy_from_slice(&0x8100_u16.to_be_bytes());
-        bed.passed(&vlan, Reason::NotIp)?;
+        bed.passed(&tagged(&arp, &[0x8100]), Reason::NotIp)?;
+        bed.passed(&tagged(&bed.syn().bytes(), &[0x9100]), Reason::NotIp)?;
+        bed.passed(&tagged(&bed.syn().bytes(), &[0x88a8, 0x8100, 0x8100]), Reason::NotIp)?;
         let mut icmp = bed.syn().bytes();
         icmp[if bed.vip.is_ipv4() { 23 } else { 20 }] = 1;
         bed.passed(&icmp, Reason::NotTcpUdp)
