@@ -6,6 +6,7 @@ pub mod config;
 pub mod controller;
 pub mod daemon;
 pub mod dataplane;
+pub mod evidence;
 pub mod logging;
 pub mod metrics;
 pub mod netlink;

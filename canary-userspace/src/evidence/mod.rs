@@ -1,0 +1,118 @@
+//! Anytime-valid evidence on a canary: numbers that may be looked at after
+//! every connection, under any rule for stopping and for changing the split
+//! that uses only the past.
+//!
+//! Each test gives the natural logarithm of an *e-value*: a product that, while
+//! its null hypothesis holds, is a non-negative supermartingale with a mean of
+//! one or less. It reaches `1 / α` with probability `α` at most, ever (Ville's
+//! inequality), so the level holds for a whole rollout and not for one look.
+//! All depend on the counts per epoch alone and are the same after a restart.
+//!
+//! Sources: Lindon and Malek, "Anytime-Valid Inference for Multinomial Count
+//! Data" (NeurIPS 2022, arXiv:2011.03567) for counts given the assignment;
+//! Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
+//! betting" (JRSS-B 2024, arXiv:2010.09686) for the absolute margins, which
+//! are bets on a bounded mean.
+
+mod harm;
+mod latency;
+mod mismatch;
+mod safety;
+
+#[cfg(test)]
+mod tests;
+
+pub use harm::{harm, harm_beyond};
+pub use latency::{Epoch as LatencyEpoch, Reference, slower};
+pub use mismatch::mismatch;
+pub use safety::safe;
+
+/// Connections of one track that were born in an epoch, and how many of them
+/// went bad; a connection at most once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    pub connections: u64,
+    pub bad: u64,
+}
+
+/// A time in which the canary's share of new connections was one and the same.
+/// Every connection is booked in the epoch of its birth, whenever it goes bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Epoch {
+    /// The canary's share, a fraction of 1.
+    pub share: f64,
+    pub canary: Outcomes,
+    pub stable: Outcomes,
+}
+
+impl Epoch {
+    /// Whether both versions had a chance: an epoch without says nothing of
+    /// one against the other.
+    const fn compares(&self) -> bool {
+        self.share > 0.0 && self.share < 1.0
+    }
+
+    /// Connections that stayed good.
+    const fn good(&self) -> u64 {
+        (self.canary.connections + self.stable.connections)
+            .saturating_sub(self.canary.bad + self.stable.bad)
+    }
+}
+
+/// The share of bad connections that falls on the canary where one of its
+/// connections goes bad `ratio` times as often as one of stable's.
+fn expected_share(share: f64, ratio: f64) -> f64 {
+    let canary = share * ratio;
+    canary / (canary + 1.0 - share)
+}
+
+/// By bad connections alone: the likelihood of each of `alternatives` against
+/// `null`, both ratios of the canary's rate to stable's, averaged. The rate
+/// itself may drift: given that a connection went bad, only whose it was counts.
+fn against_ratio(epochs: &[Epoch], null: f64, alternatives: impl Iterator<Item = f64>) -> f64 {
+    mean_exp(alternatives.map(|alternative| {
+        let likelihood = |epoch: &Epoch| {
+            let [null, other] = [null, alternative].map(|r| expected_share(epoch.share, r));
+            epoch.canary.bad as f64 * (other / null).ln()
+                + epoch.stable.bad as f64 * ((1.0 - other) / (1.0 - null)).ln()
+        };
+        epochs.iter().filter(|epoch| epoch.compares()).map(likelihood).sum()
+    }))
+}
+
+/// What one connection multiplies a stake by, by what came of it: the most that
+/// may be staked of it without going below nothing, and the gain of each.
+struct Bet {
+    most: f64,
+    canary_bad: f64,
+    stable_bad: f64,
+    good: f64,
+}
+
+/// The product of a bet on each connection, averaged over the stakes, which
+/// are fractions of the most.
+fn stake(epochs: &[Epoch], stakes: &[f64], bet: impl Fn(&Epoch) -> Bet) -> f64 {
+    mean_exp(stakes.iter().map(|fraction| {
+        let gain = |epoch: &Epoch| {
+            let bet = bet(epoch);
+            let times = |count: u64, gain: f64| count as f64 * (fraction * bet.most * gain).ln_1p();
+            times(epoch.canary.bad, bet.canary_bad)
+                + times(epoch.stable.bad, bet.stable_bad)
+                + times(epoch.good(), bet.good)
+        };
+        epochs.iter().filter(|epoch| epoch.compares()).map(gain).sum()
+    }))
+}
+
+/// `ln` of the mean of what these are the logarithms of. Of nothing it is 0:
+/// no evidence.
+fn mean_exp(logarithms: impl Iterator<Item = f64>) -> f64 {
+    let all: Vec<f64> = logarithms.collect();
+    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if most.is_finite() {
+        let sum: f64 = all.iter().map(|logarithm| (logarithm - most).exp()).sum();
+        most + (sum / all.len() as f64).ln()
+    } else {
+        0.0
+    }
+}
