@@ -26,9 +26,7 @@ mod programs {
     /// What others are measured against: swaps the MACs and sends back.
     #[xdp(frags)]
     fn canary_reference(ctx: XdpContext) -> u32 {
-        // SAFETY: the kernel's own bounds of the frame, valid for this run.
-        let packet = unsafe { Packet::new(ctx.data(), ctx.data_end()) };
-        let Some(frame) = packet.header::<14>(0) else { return XDP_PASS };
+        let Some(frame) = Packet::of(&ctx).header::<14>(0) else { return XDP_PASS };
         let (to, from) = (frame.get::<[u16; 3], 0>(), frame.get::<[u16; 3], 6>());
         frame.set::<[u16; 3], 0>(from);
         frame.set::<[u16; 3], 6>(to);
@@ -82,14 +80,7 @@ mod programs {
         }
     }
 
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    canary_ebpf::object!();
 }
 
 #[cfg(not(target_arch = "bpf"))]

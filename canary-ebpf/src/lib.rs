@@ -28,3 +28,20 @@ pub mod signals;
 pub mod tcp;
 pub mod unusual;
 pub mod where_to;
+
+/// What every object of programs has: an end for panics, which the verifier
+/// shows cannot come; and the license. Helpers that only GPL-compatible
+/// programs may call want the one, everybody may use the program by the other.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

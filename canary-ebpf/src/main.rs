@@ -27,12 +27,6 @@ mod programs {
     /// One of so many rare events is logged.
     const LOG_SAMPLE: u32 = 16;
 
-    #[inline(always)]
-    fn packet(ctx: &XdpContext) -> Packet {
-        // SAFETY: the kernel's own bounds of the frame, valid for this run.
-        unsafe { Packet::new(ctx.data(), ctx.data_end()) }
-    }
-
     /// The packet path, attached to every configured interface.
     #[xdp(frags)]
     fn canary(ctx: XdpContext) -> u32 {
@@ -102,7 +96,7 @@ mod programs {
     #[inline(never)]
     fn pinned(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
-        match path::follow_pin(&packet(&ctx), ctx.ingress_ifindex() as u32) {
+        match path::follow_pin(&Packet::of(&ctx), ctx.ingress_ifindex() as u32) {
             Err(Reason::NotIp | Reason::Fragment | Reason::NotTcpUdp) => UNUSUAL,
             followed => pack_or_open(followed),
         }
@@ -112,7 +106,7 @@ mod programs {
     #[inline(never)]
     fn unusual(ctx: *mut xdp_md, layout: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
-        let (packet, ingress) = (packet(&ctx), ctx.ingress_ifindex() as u32);
+        let (packet, ingress) = (Packet::of(&ctx), ctx.ingress_ifindex() as u32);
         pack_or_open(match parse_whole_or_first(&packet, Layout(layout)) {
             Ok(parsed) => path::follow_parsed(&packet, &parsed, ingress),
             Err(reason) => Err(reason),
@@ -124,7 +118,7 @@ mod programs {
     fn later_fragment(ctx: *mut xdp_md, layout: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
         let ingress = ctx.ingress_ifindex() as u32;
-        pack(fragments::follow(&packet(&ctx), Layout(layout), ingress))
+        pack(fragments::follow(&Packet::of(&ctx), Layout(layout), ingress))
     }
 
     /// See [`pinned`].
@@ -132,7 +126,7 @@ mod programs {
     fn icmp_error(ctx: *mut xdp_md, layout: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
         let ingress = ctx.ingress_ifindex() as u32;
-        pack(icmp::translate(&packet(&ctx), Layout(layout), ingress))
+        pack(icmp::translate(&Packet::of(&ctx), Layout(layout), ingress))
     }
 
     /// Global: of a function of its own only, the compiler would pass on the
@@ -140,7 +134,7 @@ mod programs {
     #[unsafe(no_mangle)]
     #[inline(never)]
     extern "C" fn canary_decide(ctx: *mut xdp_md, layout: u64) -> u64 {
-        open::decide(&packet(&XdpContext::new(ctx)), Layout(layout)).0
+        open::decide(&Packet::of(&XdpContext::new(ctx)), Layout(layout)).0
     }
 
     /// See [`pinned`].
@@ -148,7 +142,7 @@ mod programs {
     fn opening(ctx: *mut xdp_md, layout: u64, decided: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
         let ingress = ctx.ingress_ifindex() as u32;
-        pack(open::open(&packet(&ctx), Layout(layout), Decided(decided), ingress))
+        pack(open::open(&Packet::of(&ctx), Layout(layout), Decided(decided), ingress))
     }
 
     #[inline(always)]
@@ -167,7 +161,7 @@ mod programs {
     /// Test-run by the daemon for `canary where`; never attached.
     #[xdp]
     fn canary_where(ctx: XdpContext) -> u32 {
-        match where_to::answer(&packet(&ctx)) {
+        match where_to::answer(&Packet::of(&ctx)) {
             Some(()) => XDP_PASS,
             None => 0,
         }
@@ -179,16 +173,7 @@ mod programs {
         flows::now()
     }
 
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    /// Helpers that only GPL-compatible programs may call, and everybody's
-    /// right to use the program otherwise.
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    canary_ebpf::object!();
 }
 
 #[cfg(not(target_arch = "bpf"))]

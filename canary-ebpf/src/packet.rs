@@ -4,6 +4,8 @@
 
 use core::mem::size_of;
 
+use aya_ebpf::programs::XdpContext;
+
 /// Start and end of the frame's linear part.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
@@ -30,6 +32,14 @@ impl Packet {
     #[inline(always)]
     pub const unsafe fn new(start: usize, end: usize) -> Self {
         Self { start, end }
+    }
+
+    /// The packet of a run.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(ctx: &XdpContext) -> Self {
+        // SAFETY: the kernel's own bounds of the frame, valid for this run.
+        unsafe { Self::new(ctx.data(), ctx.data_end()) }
     }
 
     /// `N` bytes from `offset` on, or `None` where the packet ends before.

@@ -62,9 +62,8 @@ fn everything() -> String {
     let up = DaemonGauges {
         start_time_seconds: 1_700_000_000.25,
         rollbacks: [("web".to_owned(), 2)].into(),
-        histograms: Histograms::Full,
     };
-    render(&status, &up)
+    render(&status, &up, Histograms::Full)
 }
 
 /// Fails where `promtool check metrics` has anything at all to say about `input`.
@@ -95,7 +94,10 @@ fn promtool_accepts_the_metrics() {
     let path = std::env::temp_dir().join(format!("canary-promtool-{}.prom", std::process::id()));
     for (what, text) in [
         ("everything", everything()),
-        ("a daemon without services", render(&Status::default(), &DaemonGauges::default())),
+        (
+            "a daemon without services",
+            render(&Status::default(), &DaemonGauges::default(), Histograms::Full),
+        ),
     ] {
         write_textfile(&path, &text).unwrap();
         let file = File::open(&path).unwrap();

@@ -21,6 +21,11 @@ use crate::{
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
+/// Numbers of the first bytes that each side of the benchmark's connections
+/// sends, and so acknowledges.
+pub const CLIENT_SEQ: u32 = 1001;
+pub const SERVER_SEQ: u32 = 9001;
+
 /// A program that is timed on a frame, and the times.
 #[derive(Debug)]
 pub struct Row<'a> {
@@ -148,7 +153,7 @@ pub struct Exchanging {
 }
 
 impl Exchanging {
-    /// The client's next byte has number 1001, the server's 9001.
+    /// The connection is established, and nothing has been sent yet.
     ///
     /// # Errors
     /// The kernel's.
@@ -163,10 +168,10 @@ impl Exchanging {
             let frame = Frame::tcp(from, to, ACK, numbers.0, numbers.1).payload(&data);
             words_of(&frame.macs(BACKEND_MAC, OWN_MAC).bytes())
         };
-        let answered = 1001 + Exchange::data_len(v6) as u32;
+        let answered = CLIENT_SEQ + Exchange::data_len(v6) as u32;
         let frames = [
-            frame(client, server, (1001, 9001), REQUEST)?,
-            frame(server, client, (9001, answered), RESPONSE)?,
+            frame(client, server, (CLIENT_SEQ, SERVER_SEQ), REQUEST)?,
+            frame(server, client, (SERVER_SEQ, answered), RESPONSE)?,
         ];
         let mut exchange = Array::try_from(map(&mut extra.0, "EXCHANGE")?)?;
         exchange.set(0, Exchange { runs: 0, v6: u64::from(v6), frames }, 0)?;

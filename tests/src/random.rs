@@ -26,6 +26,11 @@ impl Random {
         ((self.bits() as u128 * end as u128) >> 64) as u64
     }
 
+    /// From 0 to less than 1.
+    pub const fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// A place in something of this length; 0 where that is 0.
     pub const fn place(&mut self, len: usize) -> usize {
         self.below(len as u64) as usize

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
-    net::IpAddr,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Duration,
@@ -37,10 +37,11 @@ const THREADS: u32 = 8;
 const LOST: u32 = 40;
 /// Longer than a lost FIN is waited for before it is sent again.
 const QUIET: Duration = Duration::from_secs(2);
-/// The failing servers' first port, on w1. The last one's SYNs are dropped.
+/// The failing servers, all on w1, whose ports follow from the first one's.
+/// The last one's SYNs are dropped.
+const SERVICES: [&str; 6] = ["slow", "silent", "alert", "reluctant", "generous", "void"];
 const FAILING: u16 = 8101;
-const VOID: u16 = FAILING + 5;
-/// Of those that fail: the service, how the client goes about it, how many
+/// How clients fail there: the service, how they go about it, how many
 /// connections, how many at once.
 const FAILURES: [(&str, &str, u32, u32); 7] = [
     ("slow", "slow", 24, 12),
@@ -50,14 +51,6 @@ const FAILURES: [(&str, &str, u32, u32); 7] = [
     ("reluctant", "upload", 4, 4),
     ("generous", "download", 4, 4),
     ("void", "void", 15, 5),
-];
-const SERVICES: [(&str, u16); 6] = [
-    ("slow", FAILING),
-    ("silent", FAILING + 1),
-    ("alert", FAILING + 2),
-    ("reluctant", FAILING + 3),
-    ("generous", FAILING + 4),
-    ("void", VOID),
 ];
 
 /// What must be equal, wherever one side has it.
@@ -107,11 +100,16 @@ struct Witness {
 #[derive(Default)]
 struct Table {
     rows: Vec<(String, String, String, f64)>,
+    /// Over all servers: ours, theirs, and the largest difference at one.
+    sums: BTreeMap<String, [u64; 3]>,
     wrong: Vec<String>,
 }
 
 impl Table {
-    fn count(&mut self, what: String, ours: u64, theirs: u64) {
+    fn count(&mut self, at: &str, what: &str, ours: u64, theirs: u64) {
+        let sums = self.sums.entry(what.to_owned()).or_default();
+        *sums = [sums[0] + ours, sums[1] + theirs, sums[2].max(ours.abs_diff(theirs))];
+        let what = format!("{at} {what}");
         if ours != theirs {
             self.wrong.push(format!("{what}: {ours}, and {theirs} by the witness"));
         }
@@ -120,8 +118,8 @@ impl Table {
     }
 
     /// Quantiles in milliseconds; the difference is in buckets.
-    fn quantiles(&mut self, what: &str, ours: &Times, theirs: &[f64]) {
-        self.count(format!("{what} times"), ours.count, theirs.len() as u64);
+    fn quantiles(&mut self, at: &str, what: &str, ours: &Times, theirs: &[f64]) {
+        self.count(at, &format!("{what} times"), ours.count, theirs.len() as u64);
         for (name, q, ours) in
             [("p50", 0.5, ours.p50), ("p90", 0.9, ours.p90), ("p99", 0.99, ours.p99)]
         {
@@ -132,16 +130,20 @@ impl Table {
                 |seconds: f64| Histogram::bucket((seconds / Ticks::seconds(1)).round() as u32);
             let apart = bucket(ours) as f64 - 1.0 - bucket(theirs) as f64;
             if apart.abs() > 1.0 {
-                self.wrong.push(format!("{what} {name}: {ours}, and {theirs} by the witness"));
+                self.wrong.push(format!("{at} {what} {name}: {ours}, and {theirs} by the witness"));
             }
             let ms = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
-            self.rows.push((format!("{what} {name}"), ms(ours), ms(theirs), apart));
+            self.rows.push((format!("{at} {what} {name}"), ms(ours), ms(theirs), apart));
         }
     }
 
     fn print(&self) {
         println!("{:<44} {:>14} {:>14} {:>10}", "", "ours", "theirs", "difference");
         for (what, ours, theirs, difference) in &self.rows {
+            println!("{what:<44} {ours:>14} {theirs:>14} {difference:>10}");
+        }
+        println!("\n{:<44} {:>14} {:>14} {:>10}", "all servers", "ours", "theirs", "largest");
+        for (what, [ours, theirs, difference]) in &self.sums {
             println!("{what:<44} {ours:>14} {theirs:>14} {difference:>10}");
         }
     }
@@ -172,7 +174,7 @@ impl Capture {
     }
 
     /// What it says of these servers; none of the packets may be missing.
-    fn end(self, servers: &[String]) -> Result<BTreeMap<String, Witness>> {
+    fn end(self, servers: &[&str]) -> Result<BTreeMap<String, Witness>> {
         // SAFETY: a signal to a child of ours.
         unsafe { libc::kill(i32::try_from(self.process.id())?, libc::SIGINT) };
         let output = self.process.wait_with_output()?;
@@ -191,17 +193,6 @@ impl Capture {
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("witness").join(name)
-}
-
-/// A server's name to analyse.py.
-fn server_name(address: &str) -> Result<String> {
-    let at: std::net::SocketAddr = address.parse()?;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let ip = match at.ip() {
-        IpAddr::V4(ip) => hex(&ip.octets()),
-        IpAddr::V6(ip) => hex(&ip.octets()),
-    };
-    Ok(format!("{ip}]{}", at.port()))
 }
 
 /// Clients, to their end; what they saw.
@@ -226,9 +217,17 @@ fn start_clients(lab: &Lab, mode: &str, vip: &str, count: u32, threads: u32) -> 
     Ok(python.spawn()?)
 }
 
+/// A failing service's place among them.
+fn place(service: &str) -> u16 {
+    SERVICES.iter().position(|name| *name == service).unwrap() as u16
+}
+
 fn failing_vip(service: &str) -> String {
-    let number = SERVICES.iter().position(|(name, _)| *name == service).unwrap();
-    format!("203.0.113.{}:80", 20 + number)
+    format!("203.0.113.{}:80", 20 + place(service))
+}
+
+fn failing_port(service: &str) -> u16 {
+    FAILING + place(service)
 }
 
 /// Two services with a canary, and one for each way to fail.
@@ -240,7 +239,8 @@ fn configuration(lab: &Lab) -> String {
             text = text.replace(&Lab::backend(near, v6), &Lab::backend(far, v6));
         }
     }
-    for (service, port) in SERVICES {
+    for service in SERVICES {
+        let port = failing_port(service);
         let timeouts = match service {
             "silent" => "half_open = \"2s\", established = \"2s\"",
             "void" => "half_open = \"2s\"",
@@ -265,7 +265,7 @@ fn lose_packets(lab: &Lab) -> Result<()> {
         lab.command(host, "nft", &[&format!("add rule inet cny in {rule} drop")])
     };
     rule("client", &format!("tcp sport 80 numgen random mod {LOST} == 0"))?;
-    rule("w1", &format!("tcp dport {VOID}"))?;
+    rule("w1", &format!("tcp dport {}", failing_port("void")))?;
     Ok(())
 }
 
@@ -383,26 +383,27 @@ fn witnesses_agree() {
 /// One host's backends against what tcpdump saw on its wire.
 fn compare(table: &mut Table, status: &Status, far: &str, capture: Capture) -> Result<()> {
     let ours = |address: &str| {
-        let ip = address.rsplit_once(':').map_or(address, |(ip, _)| ip).trim_matches(['[', ']']);
+        let at: Result<SocketAddr, _> = address.parse();
+        let ip = at.map_or_else(|_| String::new(), |at| at.ip().to_string());
         [false, true].iter().any(|&v6| ip == Lab::address(far, v6))
     };
     let here: Vec<_> = backends(status).filter(|(_, b)| ours(&b.address)).collect();
-    let names: Vec<_> = here.iter().map(|(_, b)| server_name(&b.address)).collect::<Result<_>>()?;
+    let names: Vec<_> = here.iter().map(|(_, b)| b.address.as_str()).collect();
     let said = capture.end(&names)?;
-    for ((service, backend), name) in here.iter().zip(&names) {
-        let witness = &said[name];
+    for (service, backend) in here {
+        let witness = &said[&backend.address];
+        let at = format!("{service} {far}");
         let counted = serde_json::to_value(backend.counters)?;
-        let small: &[&str] = if *service == "reluctant" { &[] } else { &COUNTS_IN };
+        let small: &[&str] = if service == "reluctant" { &[] } else { &COUNTS_IN };
         for &what in COUNTS.iter().chain(small) {
             let ours = counted[what].as_u64().with_context(|| what.to_owned())?;
             let theirs = witness.counts.get(what).copied().unwrap_or(0);
             if ours != 0 || theirs != 0 {
-                table.count(format!("{service} {far} {what}"), ours, theirs);
+                table.count(&at, what, ours, theirs);
             }
         }
-        let titled = |what| format!("{service} {far} {what}");
-        table.quantiles(&titled("handshake"), &backend.handshake_seconds, &witness.handshake);
-        table.quantiles(&titled("first byte"), &backend.first_byte_seconds, &witness.first_byte);
+        table.quantiles(&at, "handshake", &backend.handshake_seconds, &witness.handshake);
+        table.quantiles(&at, "first byte", &backend.first_byte_seconds, &witness.first_byte);
     }
     Ok(())
 }
@@ -429,7 +430,7 @@ fn compare_logs(table: &mut Table, lab: &Lab, status: &Status) -> Result<()> {
             ("5xx", counted(|b| b.counters.http_5xx), logged("5", "")),
             ("resets", counted(|b| b.counters.resets_backend), logged("444", "")),
         ] {
-            table.count(format!("nginx's log {far}:{PORT} {what}"), ours, theirs);
+            table.count(&format!("{far}:{PORT}"), &format!("nginx's log: {what}"), ours, theirs);
         }
     }
     Ok(())
@@ -439,7 +440,8 @@ fn compare_logs(table: &mut Table, lab: &Lab, status: &Status) -> Result<()> {
 fn compare_clients(table: &mut Table, status: &Status, saw: &BTreeMap<String, u64>) {
     let web = || backends(status).filter(|(service, _)| service.starts_with("web"));
     let refused: u64 = web().map(|(_, backend)| backend.counters.refused).sum();
-    table.count("clients refused".into(), refused, saw.get("refused").copied().unwrap_or(0));
+    let theirs = saw.get("refused").copied().unwrap_or(0);
+    table.count("all clients:", "refused to clients", refused, theirs);
 }
 
 /// No counter was compared with nothing.

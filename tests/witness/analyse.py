@@ -5,6 +5,7 @@ and times of each server address. Written from docs/operating.md's words for
 the counters, and from nothing else of canary's.
 """
 
+import ipaddress
 import json
 import struct
 import sys
@@ -60,7 +61,7 @@ class Connection:
     def __init__(self, time, segment):
         self.isn = segment.seq
         self.asked_at = time
-        self.answered = self.established = self.reset = self.data = False
+        self.answered = self.established = self.reset = self.data = self.closed = False
         self.next = {"client": segment.seq + 1, "backend": None}
         self.fins = set()
         self.alerts = set()
@@ -113,7 +114,7 @@ class Server:
         if connection.reset:
             return
         connection.reset = True
-        if len(connection.fins) == 2:
+        if connection.closed:
             self.count(f"resets_{side}_after_fin")
         elif not connection.established:
             if side == "backend":
@@ -145,7 +146,7 @@ class Server:
             connection.next[side] = end
         if segment.has(FIN):
             connection.fins.add(side)
-            if len(connection.fins) == 2 and not getattr(connection, "closed", False):
+            if len(connection.fins) == 2 and not connection.closed:
                 connection.closed = True
                 self.count("closed")
 
@@ -171,7 +172,7 @@ class Server:
 
     def finish(self):
         for connection in [*self.ended, *self.connections.values()]:
-            over = connection.reset or len(connection.fins) == 2
+            over = connection.reset or connection.closed
             if not over and not connection.established:
                 self.count("handshake_timeouts")
             elif not over and connection.waiting is not None:
@@ -184,11 +185,12 @@ class Server:
 
 
 def main(path, *servers):
-    """Each of `servers` is ADDRESS]PORT, the address in hexadecimal."""
+    """Each of `servers` is ADDRESS:PORT, an IPv6 address in brackets."""
     wanted = {}
     for name in servers:
-        address, port = name.split("]")
-        wanted[(bytes.fromhex(address), int(port))] = (name, Server())
+        address, port = name.rsplit(":", 1)
+        packed = ipaddress.ip_address(address.strip("[]")).packed
+        wanted[packed, int(port)] = (name, Server())
     for time, frame in packets(path):
         try:
             segment = Segment(frame)

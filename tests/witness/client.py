@@ -17,20 +17,14 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ABORT = struct.pack("ii", 1, 0)
 
 
-def connections_of(total, draw):
-    """Keep-alive connections of one to nine requests each."""
-    while total > 0:
-        length = min(total, draw.randint(1, 9))
-        total -= length
-        yield length
-
-
-def http_requests(server, total, draw, saw):
-    for length in connections_of(total, draw):
+def http_mode(server, total, draw, saw):
+    """Keep-alive connections of one to nine requests, as far as they get."""
+    left = total
+    while left > 0:
         connection = http.client.HTTPConnection(*server, timeout=6)
         asked = 0
         try:
-            for _ in range(length):
+            for _ in range(min(left, draw.randint(1, 9))):
                 asked += 1
                 path = draw.choices(list(PATHS), PATHS.values())[0]
                 connection.request("GET", path)
@@ -45,19 +39,11 @@ def http_requests(server, total, draw, saw):
         except (ConnectionResetError, http.client.RemoteDisconnected):
             saw["reset"] += 1
         saw["requests"] += asked
-        saw["not_asked"] += length - asked
+        left -= asked
         if draw.random() < 0.03 and connection.sock:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
             saw["aborted"] += 1
         connection.close()
-
-
-def http_mode(server, total, draw, saw):
-    left = total
-    while left > 0:
-        before = saw["not_asked"]
-        http_requests(server, left, draw, saw)
-        left = saw["not_asked"] - before
 
 
 def raw(server, total, draw, saw, words, timeout=20):

@@ -186,12 +186,8 @@ impl Daemon {
         let status = self.status(None)?;
         let rollbacks =
             self.runtime.iter().map(|(name, runtime)| (name.clone(), runtime.rollbacks)).collect();
-        let gauges = metrics::DaemonGauges {
-            start_time_seconds: self.started,
-            rollbacks,
-            histograms: self.config.metrics.histograms,
-        };
-        Ok(metrics::render(&status, &gauges))
+        let gauges = metrics::DaemonGauges { start_time_seconds: self.started, rollbacks };
+        Ok(metrics::render(&status, &gauges, self.config.metrics.histograms))
     }
 
     /// The split as it was set.

@@ -25,19 +25,7 @@ pub fn harm(epochs: &[Epoch], tolerated: f64) -> f64 {
 
 /// `ln` of the evidence that the canary's rate of bad connections is above
 /// stable's by more than `margin`, a fraction of 1.
-///
-/// A connection is worth `1 / share` where it is the canary's and bad,
-/// `-1 / (1 - share)` where it is stable's and bad, and nothing else: on
-/// average the difference of the rates.
 #[must_use]
 pub fn harm_beyond(epochs: &[Epoch], margin: f64) -> f64 {
-    stake(epochs, &STAKES, |epoch| {
-        let (canary, stable) = (1.0 / epoch.share, 1.0 / (1.0 - epoch.share));
-        Bet {
-            most: 1.0 / (margin + stable),
-            canary_bad: canary - margin,
-            stable_bad: -stable - margin,
-            good: -margin,
-        }
-    })
+    stake(epochs, &STAKES, Bet::Above, margin)
 }

@@ -2,7 +2,7 @@
 
 use canary_common::Histogram;
 
-use super::mean_exp;
+use super::{compares, mean_exp};
 
 type Counts = [u64; Histogram::BUCKETS];
 
@@ -70,7 +70,7 @@ pub fn slower(epochs: &[Epoch], reference: &Reference, tolerated: usize) -> f64 
             }
             sum
         };
-        let compare = epochs.iter().filter(|epoch| epoch.share > 0.0 && epoch.share < 1.0);
+        let compare = epochs.iter().filter(|epoch| compares(epoch.share));
         compare.map(likelihood).sum()
     }))
 }

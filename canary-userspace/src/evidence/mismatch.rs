@@ -1,5 +1,7 @@
 //! Is the split what it is said to be?
 
+use super::compares;
+
 /// Connections that the prior is worth, shared as the split says.
 const PRIOR: f64 = 100.0;
 
@@ -9,7 +11,7 @@ const PRIOR: f64 = 100.0;
 #[must_use]
 pub fn mismatch(canary: u64, stable: u64, share: f64) -> f64 {
     let (canary, stable) = (canary as f64, stable as f64);
-    if share <= 0.0 || share >= 1.0 {
+    if !compares(share) {
         let astray = if share <= 0.0 { canary } else { stable };
         return if astray > 0.0 { f64::INFINITY } else { 0.0 };
     }

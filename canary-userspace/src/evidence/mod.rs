@@ -46,12 +46,6 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// Whether both versions had a chance: an epoch without says nothing of
-    /// one against the other.
-    const fn compares(&self) -> bool {
-        self.share > 0.0 && self.share < 1.0
-    }
-
     /// Connections that stayed good.
     const fn good(&self) -> u64 {
         (self.canary.connections + self.stable.connections)
@@ -76,32 +70,48 @@ fn against_ratio(epochs: &[Epoch], null: f64, alternatives: impl Iterator<Item =
             epoch.canary.bad as f64 * (other / null).ln()
                 + epoch.stable.bad as f64 * ((1.0 - other) / (1.0 - null)).ln()
         };
-        epochs.iter().filter(|epoch| epoch.compares()).map(likelihood).sum()
+        epochs.iter().filter(|epoch| compares(epoch.share)).map(likelihood).sum()
     }))
 }
 
-/// What one connection multiplies a stake by, by what came of it: the most that
-/// may be staked of it without going below nothing, and the gain of each.
-struct Bet {
-    most: f64,
-    canary_bad: f64,
-    stable_bad: f64,
-    good: f64,
+/// Which way a bet on the difference of the rates goes.
+#[derive(Clone, Copy)]
+enum Bet {
+    /// That it is above the margin.
+    Above,
+    /// That it is below.
+    Below,
 }
 
-/// The product of a bet on each connection, averaged over the stakes, which
-/// are fractions of the most.
-fn stake(epochs: &[Epoch], stakes: &[f64], bet: impl Fn(&Epoch) -> Bet) -> f64 {
+/// A bet on each connection, that the canary's rate of bad connections is above
+/// stable's by more, or by less, than `margin`: the product of what is won,
+/// averaged over `stakes`, which are fractions of the most that may be staked
+/// without going below nothing.
+///
+/// A connection is worth `1 / share` where it is the canary's and bad,
+/// `-1 / (1 - share)` where it is stable's and bad, and nothing else: on
+/// average the difference of the rates.
+fn stake(epochs: &[Epoch], stakes: &[f64], bet: Bet, margin: f64) -> f64 {
     mean_exp(stakes.iter().map(|fraction| {
-        let gain = |epoch: &Epoch| {
-            let bet = bet(epoch);
-            let times = |count: u64, gain: f64| count as f64 * (fraction * bet.most * gain).ln_1p();
-            times(epoch.canary.bad, bet.canary_bad)
-                + times(epoch.stable.bad, bet.stable_bad)
-                + times(epoch.good(), bet.good)
+        let won = |epoch: &Epoch| {
+            let worth = [1.0 / epoch.share, -1.0 / (1.0 - epoch.share), 0.0];
+            let gains = worth.map(|worth| match bet {
+                Bet::Above => worth - margin,
+                Bet::Below => margin - worth,
+            });
+            let most = -1.0 / gains.into_iter().fold(0.0, f64::min);
+            let counts = [epoch.canary.bad, epoch.stable.bad, epoch.good()];
+            let won = |(gain, count)| count as f64 * f64::ln_1p(fraction * most * gain);
+            gains.into_iter().zip(counts).map(won).sum::<f64>()
         };
-        epochs.iter().filter(|epoch| epoch.compares()).map(gain).sum()
+        epochs.iter().filter(|epoch| compares(epoch.share)).map(won).sum()
     }))
+}
+
+/// Whether both versions had a chance: an epoch without says nothing of one
+/// against the other.
+const fn compares(share: f64) -> bool {
+    share > 0.0 && share < 1.0
 }
 
 /// `ln` of the mean of what these are the logarithms of. Of nothing it is 0:

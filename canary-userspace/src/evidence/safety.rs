@@ -16,14 +16,6 @@ const STAKES: [f64; 10] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99];
 #[must_use]
 pub fn safe(epochs: &[Epoch], tolerated: f64, margin: f64) -> f64 {
     let by_ratio = against_ratio(epochs, tolerated, BETTER.iter().map(|share| tolerated * share));
-    let by_margin = stake(epochs, &STAKES, |epoch| {
-        let (canary, stable) = (1.0 / epoch.share, 1.0 / (1.0 - epoch.share));
-        Bet {
-            most: 1.0 / (canary - margin),
-            canary_bad: margin - canary,
-            stable_bad: margin + stable,
-            good: margin,
-        }
-    });
+    let by_margin = stake(epochs, &STAKES, Bet::Below, margin);
     mean_exp([by_ratio, by_margin].into_iter())
 }

@@ -29,8 +29,6 @@ pub struct DaemonGauges {
     /// Rollbacks by the daemon since it started, by service. Name every
     /// service, also with 0, so that the first one is seen as an increase.
     pub rollbacks: BTreeMap<String, u64>,
-    /// How many of the histograms' buckets are written.
-    pub histograms: Histograms,
 }
 
 /// The states of `canary_backend_state`, as in [`BackendStatus::state`].
@@ -236,15 +234,16 @@ const TIMES: [TimesFamily; 2] = [
     ),
 ];
 
-/// All metrics. Ends in a line feed; families without a series are left out.
+/// All metrics, with so many of the histograms' buckets. Ends in a line feed;
+/// families without a series are left out.
 #[must_use]
-pub fn render(status: &Status, up: &DaemonGauges) -> String {
-    let mut text = Text::default();
+pub fn render(status: &Status, up: &DaemonGauges, histograms: Histograms) -> String {
+    let mut text = Text::new(histograms);
     daemon(&mut text, status, up);
     data_plane(&mut text, status);
     services(&mut text, status, up);
-    backends(&mut text, status, up.histograms);
-    text.0
+    backends(&mut text, status);
+    text.finish()
 }
 
 fn daemon(text: &mut Text, status: &Status, up: &DaemonGauges) {
@@ -312,7 +311,7 @@ fn services(text: &mut Text, status: &Status, up: &DaemonGauges) {
     }
 }
 
-fn backends(text: &mut Text, status: &Status, histograms: Histograms) {
+fn backends(text: &mut Text, status: &Status) {
     let all: Vec<(&ServiceStatus, &TrackStatus, &BackendStatus)> = status
         .services
         .iter()
@@ -335,7 +334,7 @@ fn backends(text: &mut Text, status: &Status, histograms: Histograms) {
     for (name, help, times) in TIMES {
         text.family(name, "histogram", help);
         for (service, track, backend) in &all {
-            text.histogram(name, &of_backend(service, track, backend), times(backend), histograms);
+            text.histogram(name, &of_backend(service, track, backend), times(backend));
         }
     }
     let name = "canary_backend_state";

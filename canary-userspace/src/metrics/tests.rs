@@ -78,7 +78,6 @@ fn gauges() -> DaemonGauges {
     DaemonGauges {
         start_time_seconds: 1_700_000_000.5,
         rollbacks: BTreeMap::from([("web".into(), 1)]),
-        histograms: Histograms::Full,
     }
 }
 
@@ -88,7 +87,7 @@ fn has(text: &str, line: &str) {
 
 #[test]
 fn every_value_stands_under_its_name() {
-    let text = render(&status(), &gauges());
+    let text = render(&status(), &gauges(), Histograms::Full);
     let of = r#"{service="web",track="canary",backend="[2001:db8::21]:8080""#;
     for line in [
         r#"canary_build_info{version="0.1.0"} 1"#,
@@ -142,7 +141,7 @@ fn every_value_stands_under_its_name() {
 #[test]
 fn families_are_whole_and_series_are_unique() {
     const START: &str = "canary_start_time_seconds";
-    let text = render(&status(), &gauges());
+    let text = render(&status(), &gauges(), Histograms::Full);
     let mut families = BTreeSet::new();
     let mut series = BTreeSet::new();
     let (mut current, mut lines) = (String::new(), text.lines().peekable());
@@ -169,7 +168,7 @@ fn families_are_whole_and_series_are_unique() {
 #[test]
 fn histograms_are_full_or_coarse() {
     let bounds = |histograms| {
-        let text = render(&status(), &DaemonGauges { histograms, ..gauges() });
+        let text = render(&status(), &gauges(), histograms);
         let of = r#"service="web",track="canary",backend="[2001:db8::21]:8080""#;
         let bucket = format!("canary_handshake_seconds_bucket{{{of},le=\"");
         let bound = |line: &str| line.strip_prefix(&bucket)?.split_once('"')?.0.parse().ok();
@@ -192,7 +191,7 @@ fn histograms_are_cumulative() {
         histogram.counts[Histogram::bucket((seconds * 1e9 / 256.0) as u32)] += count;
     }
     status.services[0].tracks[1].backends[0].first_byte_seconds = Times::of(&histogram);
-    let text = render(&status, &gauges());
+    let text = render(&status, &gauges(), Histograms::Full);
     let of = r#"{service="web",track="canary",backend="[2001:db8::21]:8080""#;
     let bucket = format!("canary_first_byte_seconds_bucket{of},le=\"");
     let found: Vec<(f64, u64)> = text
@@ -214,11 +213,11 @@ fn histograms_are_cumulative() {
 fn what_is_not_known_is_left_out() {
     let mut status = status();
     status.services[0].split.actual = None;
-    let text = render(&status, &DaemonGauges::default());
+    let text = render(&status, &DaemonGauges::default(), Histograms::Full);
     for absent in ["actual", "canary_rollbacks_total", "canary_start_time_seconds"] {
         assert!(!text.contains(absent), "{absent} in\n{text}");
     }
-    let text = render(&Status::default(), &DaemonGauges::default());
+    let text = render(&Status::default(), &DaemonGauges::default(), Histograms::Full);
     assert_eq!(text.matches("# TYPE").count(), 5, "{text}");
 }
 
@@ -226,7 +225,7 @@ fn what_is_not_known_is_left_out() {
 fn a_state_that_nobody_knows_shows() {
     let mut status = status();
     status.services[0].tracks[1].backends[0].state = "asleep".into();
-    let text = render(&status, &gauges());
+    let text = render(&status, &gauges(), Histograms::Full);
     let of = r#"{service="web",track="canary",backend="[2001:db8::21]:8080""#;
     has(&text, &format!("canary_backend_state{of},state=\"asleep\"}} 1"));
     has(&text, &format!("canary_backend_state{of},state=\"active\"}} 0"));
@@ -236,7 +235,7 @@ fn a_state_that_nobody_knows_shows() {
 fn label_values_are_escaped() {
     let mut status = status();
     status.services[0].name = "a\\b\"c\nd é".into();
-    let text = render(&status, &DaemonGauges::default());
+    let text = render(&status, &DaemonGauges::default(), Histograms::Full);
     has(&text, r#"canary_split_ratio{service="a\\b\"c\nd é",kind="configured"} 0.05"#);
 }
 

@@ -1,48 +1,57 @@
 //! The text format itself: families, samples, labels and histograms.
 
+use std::rc::Rc;
+
 use canary_common::{Histogram, Ticks};
 
 use crate::{api::types::Times, config::Histograms};
 
 /// The text as it grows.
-#[derive(Default)]
-pub(super) struct Text(pub(super) String);
+pub(super) struct Text {
+    text: String,
+    /// The bounds that histograms show, and as they are written.
+    bounds: Rc<[(f64, String)]>,
+}
 
 impl Text {
+    pub(super) fn new(histograms: Histograms) -> Self {
+        let bounds = shown_bounds(histograms).map(|bound| (bound, bound.to_string()));
+        Self { text: String::new(), bounds: bounds.collect() }
+    }
+
+    pub(super) fn finish(self) -> String {
+        self.text
+    }
+
     /// The two lines before a family's samples.
     pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // The help texts are ours and have nothing to escape.
         for part in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
-            self.0.push_str(part);
+            self.text.push_str(part);
         }
     }
 
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
-        self.0.push_str(name);
+        self.text.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
-            self.0.push(if i == 0 { '{' } else { ',' });
-            self.0.push_str(label);
-            self.0.push_str("=\"");
+            self.text.push(if i == 0 { '{' } else { ',' });
+            self.text.push_str(label);
+            self.text.push_str("=\"");
             self.escaped(text);
-            self.0.push('"');
+            self.text.push('"');
         }
         if !labels.is_empty() {
-            self.0.push('}');
+            self.text.push('}');
         }
-        self.0.push(' ');
-        self.0.push_str(value);
-        self.0.push('\n');
+        self.text.push(' ');
+        self.text.push_str(value);
+        self.text.push('\n');
     }
 
     /// Cumulative buckets, sum and count.
-    pub(super) fn histogram(
-        &mut self,
-        name: &str,
-        labels: &[(&str, &str)],
-        times: &Times,
-        histograms: Histograms,
-    ) {
+    pub(super) fn histogram(&mut self, name: &str, labels: &[(&str, &str)], times: &Times) {
         let bucket = format!("{name}_bucket");
+        let bounds = Rc::clone(&self.bounds);
         let mut sample = |bound: &str, count: u64| {
             let mut labels = labels.to_vec();
             labels.push(("le", bound));
@@ -50,13 +59,13 @@ impl Text {
         };
         let mut filled = times.buckets.iter().peekable();
         let mut count = 0;
-        for shown in shown_bounds(histograms) {
+        for (shown, written) in &*bounds {
             while let Some((_, more)) =
-                filled.next_if(|(bound, _)| bound.is_some_and(|bound| bound <= shown))
+                filled.next_if(|(bound, _)| bound.is_some_and(|bound| bound <= *shown))
             {
                 count += more;
             }
-            sample(&shown.to_string(), count);
+            sample(written, count);
         }
         sample("+Inf", times.count);
         self.sample(&format!("{name}_sum"), labels, &times.sum.to_string());
@@ -82,13 +91,13 @@ impl Text {
     }
 
     /// A label's value: backslash, quote and line feed are escaped.
-    pub(super) fn escaped(&mut self, value: &str) {
+    fn escaped(&mut self, value: &str) {
         for c in value.chars() {
             match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
+                '\\' => self.text.push_str("\\\\"),
+                '"' => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                c => self.text.push(c),
             }
         }
     }

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 use canary_common::{EXCHANGE_FRAME, Signals, Track};
 use canary_tests::{
-    bench::{self, Exchanging, Extra, Row},
+    bench::{self, CLIENT_SEQ, Exchanging, Extra, Row, SERVER_SEQ},
     frame::{ACK, Frame, SYN},
     netns::in_new_namespace,
     plane::{BACKEND_MAC, INGRESS, NewBackend, OWN_MAC, PASS, Plane, TX},
@@ -70,9 +70,9 @@ fn costs(v6: bool) -> Result<()> {
     let (vip, client) = ends(v6)?;
     let mut plane = bed(vip, Signals::ALL)?;
     let frame = |frame: Frame| frame.ttl(255).macs(BACKEND_MAC, OWN_MAC).bytes();
-    let syn = frame(Frame::tcp(client, vip, SYN, 1000, 0));
-    let ack = frame(Frame::tcp(client, vip, ACK, 1001, 9001));
-    let reply = frame(Frame::tcp(vip, client, ACK, 9001, 1001));
+    let syn = frame(Frame::tcp(client, vip, SYN, CLIENT_SEQ - 1, 0));
+    let ack = frame(Frame::tcp(client, vip, ACK, CLIENT_SEQ, SERVER_SEQ));
+    let reply = frame(Frame::tcp(vip, client, ACK, SERVER_SEQ, CLIENT_SEQ));
     let other = frame(Frame::tcp(client, "192.0.2.1:9".parse()?, ACK, 1, 1));
     handshake(&mut plane, client, vip)?;
     // Flows that are over when they begin: each packet opens one.
@@ -147,13 +147,12 @@ fn ends(v6: bool) -> Result<(SocketAddr, SocketAddr)> {
     })
 }
 
-/// Opens the connection that the benchmark's packets are of: the client's next
-/// byte is number 1001, the server's 9001.
+/// Opens the connection that the benchmark's packets are of.
 fn handshake(plane: &mut Plane, client: SocketAddr, vip: SocketAddr) -> Result<()> {
     for frame in [
-        Frame::tcp(client, vip, SYN, 1000, 0),
-        Frame::tcp(vip, client, SYN | ACK, 9000, 1001),
-        Frame::tcp(client, vip, ACK, 1001, 9001),
+        Frame::tcp(client, vip, SYN, CLIENT_SEQ - 1, 0),
+        Frame::tcp(vip, client, SYN | ACK, SERVER_SEQ - 1, CLIENT_SEQ),
+        Frame::tcp(client, vip, ACK, CLIENT_SEQ, SERVER_SEQ),
     ] {
         let ran = plane.run(&frame.macs(BACKEND_MAC, OWN_MAC).bytes())?;
         ensure!(ran.action == TX, "{ran:?}");

@@ -16,11 +16,6 @@ const ALPHA: f64 = 0.01;
 const BETA: f64 = 0.05;
 const BASE: f64 = 0.001;
 
-/// A number below 1.
-fn uniform(random: &mut Random) -> f64 {
-    (random.bits() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
 /// How many of `n` happen, each with this probability: by the distances
 /// between them, which are geometric.
 fn binomial(random: &mut Random, n: u64, probability: f64) -> u64 {
@@ -30,7 +25,7 @@ fn binomial(random: &mut Random, n: u64, probability: f64) -> u64 {
     let ln_not = (1.0 - probability).ln();
     let (mut happened, mut at) = (0, 0.0);
     loop {
-        at += (uniform(random).max(f64::MIN_POSITIVE).ln() / ln_not).floor() + 1.0;
+        at += (random.unit().max(f64::MIN_POSITIVE).ln() / ln_not).floor() + 1.0;
         if at > n as f64 {
             return happened;
         }
@@ -128,10 +123,10 @@ fn false_rollbacks() {
 fn delay(random: &mut Random, share: f64, rate: f64) -> u64 {
     let mut epoch = Epoch { share, ..Epoch::default() };
     loop {
-        let canary = uniform(random) < share;
+        let canary = random.unit() < share;
         let (of, rate) = if canary { (&mut epoch.canary, rate) } else { (&mut epoch.stable, BASE) };
         of.connections += 1;
-        if uniform(random) < rate {
+        if random.unit() < rate {
             of.bad += 1;
             if canary && harmed(&[epoch]) {
                 return epoch.canary.connections + epoch.stable.connections;

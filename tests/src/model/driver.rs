@@ -114,7 +114,10 @@ impl<'a> Session<'a> {
     /// The kernel's.
     pub fn apply(&mut self, step: &Step) -> Result<Ended> {
         let difference = match step {
-            Step::Time { quanta, sweep } => self.pass_time(*quanta, *sweep)?,
+            Step::Time { quanta, sweep } => {
+                self.pass_time(*quanta, *sweep);
+                self.live_flows()?
+            }
             step => match step.bytes(&self.model) {
                 Some(bytes) => self.packet(&bytes)?,
                 None => self.configure(step).map(|()| None)?,
@@ -223,13 +226,16 @@ impl<'a> Session<'a> {
         Ok((counted.evicted > 0).then(|| "flows were evicted".to_owned()))
     }
 
-    /// What of the live flows is not as it should be.
-    pub(super) fn pass_time(&mut self, quanta: u8, sweep: bool) -> Result<Option<String>> {
+    pub(super) fn pass_time(&mut self, quanta: u8, sweep: bool) {
         self.model.pass_time(quanta);
         self.real.pass_time(u32::from(quanta) * QUANTUM);
         if sweep {
             self.sweep();
         }
+    }
+
+    /// What of the live flows is not as it should be.
+    fn live_flows(&mut self) -> Result<Option<String>> {
         let theirs = self.real.flows();
         let ours = &self.model.flows;
         let same = theirs.len() == ours.len()

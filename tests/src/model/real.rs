@@ -3,7 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use canary::{dataplane::FlowTable, plan::Write};
+use canary::{
+    dataplane::{FlowSnapshot, FlowTable},
+    plan::Write,
+};
 use canary_common::{
     EntryKind, Flow, FlowKey, FlowState, Reason, Service, ServiceFlags, Track, WeightTable,
 };
@@ -188,19 +191,19 @@ impl Real {
     /// All live pins, and what each is pinned to.
     #[must_use]
     pub fn flows(&self) -> HashMap<FlowKey, u16> {
-        let mut flows = HashMap::new();
-        self.table.scan(self.now, 0..self.table.buckets(), &mut |flow| {
-            flows.insert(flow.key, flow.backend);
-        });
-        flows
+        self.flows_that(|_| true)
     }
 
     /// Those of them that are established.
     #[must_use]
     pub fn established(&self) -> HashMap<FlowKey, u16> {
+        self.flows_that(|flow| flow.ctl.state() == FlowState::Established)
+    }
+
+    fn flows_that(&self, are: impl Fn(&FlowSnapshot) -> bool) -> HashMap<FlowKey, u16> {
         let mut flows = HashMap::new();
         self.table.scan(self.now, 0..self.table.buckets(), &mut |flow| {
-            if flow.ctl.state() == FlowState::Established {
+            if are(flow) {
                 flows.insert(flow.key, flow.backend);
             }
         });

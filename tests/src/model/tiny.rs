@@ -54,9 +54,7 @@ fn apply(session: &mut Session<'_>, step: &Step) -> Result<()> {
     let Some(bytes) = step.bytes(&session.model) else {
         return match step {
             Step::Time { quanta, sweep } => {
-                // The model's flows are not the program's: that they differ is
-                // no news.
-                session.pass_time(*quanta, *sweep)?;
+                session.pass_time(*quanta, *sweep);
                 Ok(())
             }
             other => session.configure(other),
