@@ -13,6 +13,7 @@ mod host;
 mod keys;
 mod mistakes;
 mod read;
+pub mod rollout;
 mod service;
 mod suggest;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use self::{mistakes::Problems, read::Draft, service::DraftService};
 pub use self::{
     host::{LoadError, check_host, load},
     mistakes::{Mistake, Mistakes},
+    rollout::{Evidence, Rollout},
 };
 
 /// Backends over all services: half of the kernel's records, so that a reload
@@ -182,6 +184,9 @@ pub struct Service {
     pub table_size: u32,
     pub timeouts: Timeouts,
     pub rollback: Rollback,
+    /// How a new version is brought in by itself; without it by hand only.
+    pub rollout: Option<Rollout>,
+    pub evidence: Evidence,
     /// [`Signals`] that are read for this service.
     pub signals: u16,
 }

@@ -238,6 +238,8 @@ impl DraftService {
             table_size: self.table_size.map_or(DEFAULT_TABLE_SIZE, Spanned::into_inner),
             timeouts: self.timeouts,
             rollback: self.rollback,
+            rollout: None,
+            evidence: super::Evidence::default(),
             signals: self.signals,
             name: self.name.into_inner(),
         })

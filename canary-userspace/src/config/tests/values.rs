@@ -33,6 +33,8 @@ fn defaults() {
         table_size: 16_381,
         timeouts: Timeouts::default(),
         rollback: Rollback::default(),
+        rollout: None,
+        evidence: crate::config::Evidence::default(),
         signals: Signals::ALL,
     };
     let expected = Config {
@@ -107,6 +109,8 @@ signals = []
             answered: Duration::from_secs(180),
         },
         rollback: Rollback { enabled: false, max_excess: 0.025, min_connections: 100 },
+        rollout: None,
+        evidence: crate::config::Evidence::default(),
         signals: 0,
     };
     let expected = Config {

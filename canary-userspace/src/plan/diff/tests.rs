@@ -81,6 +81,8 @@ fn service(name: &str, listen: &str, stable: &[&str], canary: &[&str]) -> Desire
             table_size: 251,
             timeouts: config::Timeouts::default(),
             rollback: config::Rollback::default(),
+            rollout: None,
+            evidence: config::Evidence::default(),
         },
         split: Split::NONE,
         drained: BTreeSet::new(),
