@@ -7,6 +7,7 @@ pub mod controller;
 pub mod daemon;
 pub mod dataplane;
 pub mod evidence;
+pub mod judge;
 pub mod logging;
 pub mod metrics;
 pub mod netlink;

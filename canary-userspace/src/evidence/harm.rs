@@ -18,9 +18,12 @@ const STAKES: [f64; 16] =
 /// "no worse".
 #[must_use]
 pub fn harm(epochs: &[Epoch], tolerated: f64) -> f64 {
+    against_ratio(epochs, tolerated, multiples().map(|multiple| tolerated * multiple))
+}
+
+pub(super) fn multiples() -> impl Iterator<Item = f64> {
     let step = (MOST / LEAST).ln() / f64::from(ALTERNATIVES - 1);
-    let alternatives = (0..ALTERNATIVES).map(|k| tolerated * LEAST * (f64::from(k) * step).exp());
-    against_ratio(epochs, tolerated, alternatives)
+    (0..ALTERNATIVES).map(move |k| LEAST * (f64::from(k) * step).exp())
 }
 
 /// `ln` of the evidence that the canary's rate of bad connections is above

@@ -14,8 +14,13 @@ const TAILS: [f64; 3] = [0.5, 0.9, 0.99];
 /// The times of connections that were born in an epoch, by bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epoch {
-    /// The canary's share of the connections, a fraction of 1.
+    /// The canary's share of the times, a fraction of 1.
     pub share: f64,
+    /// What each time counts for: 1 where they are independent, less where
+    /// several are of the same connection. With `m` of each connection and
+    /// `1/m` the mean stays at 1 at most however they depend on each other
+    /// (Hölder's inequality).
+    pub weight: f64,
     pub canary: Counts,
     pub stable: Counts,
 }
@@ -68,7 +73,7 @@ pub fn slower(epochs: &[Epoch], reference: &Reference, tolerated: usize) -> f64 
                         + epoch.stable[bucket] as f64 * (stable / both).ln();
                 }
             }
-            sum
+            epoch.weight * sum
         };
         let compare = epochs.iter().filter(|epoch| compares(epoch.share));
         compare.map(likelihood).sum()

@@ -14,7 +14,9 @@
 //! betting" (JRSS-B 2024, arXiv:2010.09686) for the absolute margins, which
 //! are bets on a bounded mean.
 
+mod alone;
 mod harm;
+mod interval;
 mod latency;
 mod mismatch;
 mod safety;
@@ -22,14 +24,18 @@ mod safety;
 #[cfg(test)]
 mod tests;
 
+pub use alone::{above, highest_believable};
 pub use harm::{harm, harm_beyond};
+pub use interval::ratio_interval;
 pub use latency::{Epoch as LatencyEpoch, Reference, slower};
 pub use mismatch::mismatch;
 pub use safety::safe;
 
+use serde::{Deserialize, Serialize};
+
 /// Connections of one track that were born in an epoch, and how many of them
 /// went bad; a connection at most once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcomes {
     pub connections: u64,
     pub bad: u64,
@@ -46,6 +52,11 @@ pub struct Epoch {
 }
 
 impl Epoch {
+    /// Whether both versions had a chance.
+    pub(crate) const fn compares(&self) -> bool {
+        compares(self.share)
+    }
+
     /// Connections that stayed good.
     const fn good(&self) -> u64 {
         (self.canary.connections + self.stable.connections)
@@ -116,7 +127,7 @@ const fn compares(share: f64) -> bool {
 
 /// `ln` of the mean of what these are the logarithms of. Of nothing it is 0:
 /// no evidence.
-fn mean_exp(logarithms: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn mean_exp(logarithms: impl Iterator<Item = f64>) -> f64 {
     let all: Vec<f64> = logarithms.collect();
     let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if most.is_finite() {

@@ -103,7 +103,7 @@ fn slower_times_are_found_and_equal_ones_are_not() {
     let reference = Reference::new(&times(100_000, 0));
     let seen = |later, tolerated| {
         let (canary, stable) = (times(1000, later), times(19_000, 0));
-        slower(&[LatencyEpoch { share: 0.05, canary, stable }], &reference, tolerated)
+        slower(&[LatencyEpoch { share: 0.05, weight: 1.0, canary, stable }], &reference, tolerated)
     };
     assert!(seen(0, 0) < 0.0, "{}", seen(0, 0));
     assert!(seen(2, 0) > 100.0_f64.ln(), "{}", seen(2, 0));
@@ -122,7 +122,7 @@ fn equal_times_gain_nothing_though_the_reference_is_off() {
             one[bucket] = 1;
             let none = [0; Histogram::BUCKETS];
             let at = |share: f64, canary, stable| {
-                slower(&[LatencyEpoch { share, canary, stable }], &reference, 0).exp()
+                slower(&[LatencyEpoch { share, weight: 1.0, canary, stable }], &reference, 0).exp()
             };
             mean += probability * (0.05 * at(0.05, one, none) + 0.95 * at(0.05, none, one));
         }
