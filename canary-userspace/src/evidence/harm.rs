@@ -1,6 +1,6 @@
 //! Is the canary worse?
 
-use super::{Bet, Epoch, against_ratio, stake};
+use super::{Bet, Epoch, against_ratio, late::since_each, stake};
 
 /// Ratios to look for, as multiples of what is tolerated: from a tenth more to
 /// a hundred times, evenly in their logarithms.
@@ -15,10 +15,10 @@ const STAKES: [f64; 16] =
 
 /// `ln` of the evidence that the canary's connections go bad more than
 /// `tolerated` times as often as stable's. With a tolerance of 1.0 the null is
-/// "no worse".
+/// "no worse". Evidence is begun anew with each epoch (`late`).
 #[must_use]
 pub fn harm(epochs: &[Epoch], tolerated: f64) -> f64 {
-    against_ratio(epochs, tolerated, multiples().map(|multiple| tolerated * multiple))
+    against_ratio(epochs, tolerated, multiples().map(|multiple| tolerated * multiple), since_each)
 }
 
 pub(super) fn multiples() -> impl Iterator<Item = f64> {
@@ -30,5 +30,5 @@ pub(super) fn multiples() -> impl Iterator<Item = f64> {
 /// stable's by more than `margin`, a fraction of 1.
 #[must_use]
 pub fn harm_beyond(epochs: &[Epoch], margin: f64) -> f64 {
-    stake(epochs, &STAKES, Bet::Above, margin)
+    stake(epochs, &STAKES, Bet::Above, margin, since_each)
 }

@@ -1,6 +1,6 @@
 //! How many times as often, at least and at most?
 
-use super::{Epoch, against_ratio, harm::multiples};
+use super::{Epoch, against_ratio, harm::multiples, late::whole};
 
 /// What the bounds are looked for between, as natural logarithms: a ratio of a
 /// millionth to one of a million.
@@ -20,9 +20,9 @@ const HALVINGS: u32 = 15;
 pub fn ratio_interval(epochs: &[Epoch], alpha: f64) -> (f64, Option<f64>) {
     let bound = (2.0 / alpha).ln();
     let too_low =
-        |ratio: f64| against_ratio(epochs, ratio, multiples().map(|m| ratio * m)) >= bound;
+        |ratio: f64| against_ratio(epochs, ratio, multiples().map(|m| ratio * m), whole) >= bound;
     let too_high =
-        |ratio: f64| against_ratio(epochs, ratio, multiples().map(|m| ratio / m)) >= bound;
+        |ratio: f64| against_ratio(epochs, ratio, multiples().map(|m| ratio / m), whole) >= bound;
     let low = edge(|ln| too_low(ln.exp()));
     let high = edge(|ln| too_high((-ln).exp()));
     (low.map_or(0.0, f64::exp), high.map(|ln| (-ln).exp()))

@@ -2,7 +2,7 @@
 
 use canary_common::Histogram;
 
-use super::{compares, mean_exp};
+use super::{compares, late::since_each, mean_exp};
 
 type Counts = [u64; Histogram::BUCKETS];
 
@@ -76,7 +76,7 @@ pub fn slower(epochs: &[Epoch], reference: &Reference, tolerated: usize) -> f64 
             epoch.weight * sum
         };
         let compare = epochs.iter().filter(|epoch| compares(epoch.share));
-        compare.map(likelihood).sum()
+        since_each(&compare.map(likelihood).collect::<Vec<_>>())
     }))
 }
 

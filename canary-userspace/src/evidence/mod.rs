@@ -17,6 +17,7 @@
 mod alone;
 mod harm;
 mod interval;
+mod late;
 mod latency;
 mod mismatch;
 mod safety;
@@ -31,6 +32,7 @@ pub use latency::{Epoch as LatencyEpoch, Reference, slower};
 pub use mismatch::mismatch;
 pub use safety::safe;
 
+use late::Join;
 use serde::{Deserialize, Serialize};
 
 /// Connections of one track that were born in an epoch, and how many of them
@@ -74,14 +76,19 @@ fn expected_share(share: f64, ratio: f64) -> f64 {
 /// By bad connections alone: the likelihood of each of `alternatives` against
 /// `null`, both ratios of the canary's rate to stable's, averaged. The rate
 /// itself may drift: given that a connection went bad, only whose it was counts.
-fn against_ratio(epochs: &[Epoch], null: f64, alternatives: impl Iterator<Item = f64>) -> f64 {
+fn against_ratio(
+    epochs: &[Epoch],
+    null: f64,
+    alternatives: impl Iterator<Item = f64>,
+    join: Join,
+) -> f64 {
     mean_exp(alternatives.map(|alternative| {
         let likelihood = |epoch: &Epoch| {
             let [null, other] = [null, alternative].map(|r| expected_share(epoch.share, r));
             epoch.canary.bad as f64 * (other / null).ln()
                 + epoch.stable.bad as f64 * ((1.0 - other) / (1.0 - null)).ln()
         };
-        epochs.iter().filter(|epoch| compares(epoch.share)).map(likelihood).sum()
+        join_comparable(epochs, likelihood, join)
     }))
 }
 
@@ -102,7 +109,7 @@ enum Bet {
 /// A connection is worth `1 / share` where it is the canary's and bad,
 /// `-1 / (1 - share)` where it is stable's and bad, and nothing else: on
 /// average the difference of the rates.
-fn stake(epochs: &[Epoch], stakes: &[f64], bet: Bet, margin: f64) -> f64 {
+fn stake(epochs: &[Epoch], stakes: &[f64], bet: Bet, margin: f64, join: Join) -> f64 {
     mean_exp(stakes.iter().map(|fraction| {
         let won = |epoch: &Epoch| {
             let worth = [1.0 / epoch.share, -1.0 / (1.0 - epoch.share), 0.0];
@@ -115,8 +122,13 @@ fn stake(epochs: &[Epoch], stakes: &[f64], bet: Bet, margin: f64) -> f64 {
             let won = |(gain, count)| count as f64 * f64::ln_1p(fraction * most * gain);
             gains.into_iter().zip(counts).map(won).sum::<f64>()
         };
-        epochs.iter().filter(|epoch| compares(epoch.share)).map(won).sum()
+        join_comparable(epochs, won, join)
     }))
+}
+
+fn join_comparable(epochs: &[Epoch], of: impl Fn(&Epoch) -> f64, join: Join) -> f64 {
+    let all: Vec<f64> = epochs.iter().filter(|epoch| epoch.compares()).map(of).collect();
+    join(&all)
 }
 
 /// Whether both versions had a chance: an epoch without says nothing of one
@@ -129,11 +141,12 @@ const fn compares(share: f64) -> bool {
 /// no evidence.
 pub(crate) fn mean_exp(logarithms: impl Iterator<Item = f64>) -> f64 {
     let all: Vec<f64> = logarithms.collect();
-    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if most.is_finite() {
-        let sum: f64 = all.iter().map(|logarithm| (logarithm - most).exp()).sum();
-        most + (sum / all.len() as f64).ln()
-    } else {
-        0.0
-    }
+    if all.is_empty() { 0.0 } else { ln_sum_exp(&all) - (all.len() as f64).ln() }
+}
+
+/// `ln` of the sum of what these are the logarithms of, of which there is one.
+fn ln_sum_exp(logarithms: &[f64]) -> f64 {
+    let most = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logarithms.iter().map(|logarithm| (logarithm - most).exp()).sum();
+    most + sum.ln()
 }

@@ -68,6 +68,32 @@ fn what_cannot_be_compared_says_nothing() {
     assert!(harm(&[], 1.0).abs() < 1e-9 && safe(&[], 2.0, 0.001).abs() < 1e-9);
 }
 
+/// Good for an hour, all bad now: the second epoch is found by itself.
+#[test]
+fn what_breaks_late_is_found_as_soon() {
+    let good = epoch(0.25, (50_000, 50), (150_000, 150));
+    let until = |epochs: &dyn Fn(u64) -> Vec<Epoch>| {
+        (1..10_000).find(|bad| harm(&epochs(*bad), 1.0) > 100.0_f64.ln())
+    };
+    let broken = |bad| epoch(0.25, (bad, bad), (3 * bad, 0));
+    let fresh = until(&|bad| vec![broken(bad)]).expect("is found");
+    let late = until(&|bad| vec![good, broken(bad)]).expect("is found");
+    let hidden = until(&|bad| {
+        let (canary, stable) = ((50_000 + bad, 50 + bad), (150_000 + 3 * bad, 150));
+        vec![epoch(0.25, canary, stable)]
+    })
+    .expect("is found");
+    assert!(fresh <= 7 && late <= fresh + 3 && hidden > 2 * late, "{fresh} {late} {hidden}");
+}
+
+/// All beginnings together weigh 1.
+#[test]
+fn evidence_that_says_nothing_is_one_however_many_epochs() {
+    for epochs in 0..20 {
+        assert!(super::late::since_each(&vec![0.0; epochs]).abs() < 1e-9, "{epochs}");
+    }
+}
+
 /// About ln(1/β)/Δ connections of the canary without a failure.
 #[test]
 fn safety_takes_as_long_as_it_must() {

@@ -64,7 +64,8 @@ pub fn needed(seen: &Seen, rules: &Evidence) -> Option<u64> {
             last.stable = ahead(seen, |e| &e.stable, &epoch.stable, more - canary);
         }
         Metric::failures(rules).all(|(metric, tolerance)| {
-            failures::judge_safe(&then, metric, tolerance) >= -rules.beta.ln()
+            let harm = failures::judge_harm(&then, metric, tolerance, rules);
+            failures::judge_safe(&then, metric, tolerance, rules, harm.ln).1
         })
     };
     if safe_after(0) { Some(0) } else { first(MOST, safe_after) }

@@ -37,8 +37,18 @@ pub(super) fn judge_harm(
     Harm { ln_ratio, ln_margin, last, ln }
 }
 
-pub(super) fn judge_safe(seen: &Seen, metric: Metric, tolerance: &Tolerance) -> f64 {
-    safe(&seen.outcomes(metric), tolerance.safe_ratio, tolerance.safe_margin)
+/// `ln` of the evidence that it is safe, and whether that is enough. While there
+/// is as much for harm, which a good past can't outweigh, it is not.
+pub(super) fn judge_safe(
+    seen: &Seen,
+    metric: Metric,
+    tolerance: &Tolerance,
+    rules: &Evidence,
+    ln_harm: f64,
+) -> (f64, bool) {
+    let ln = safe(&seen.outcomes(metric), tolerance.safe_ratio, tolerance.safe_margin);
+    let bound = -rules.beta.ln();
+    (ln, ln >= bound && ln_harm < bound)
 }
 
 pub(super) fn judge(
@@ -48,7 +58,7 @@ pub(super) fn judge(
     rules: &Evidence,
 ) -> Failures {
     let harm = judge_harm(seen, metric, tolerance, rules);
-    let ln_safe = judge_safe(seen, metric, tolerance);
+    let (ln_safe, safe) = judge_safe(seen, metric, tolerance, rules, harm.ln);
     let epochs: Vec<evidence::Epoch> =
         seen.outcomes(metric).into_iter().filter(evidence::Epoch::compares).collect();
     let (ratio_low, ratio_high) = ratio_interval(&epochs, rules.alpha);
@@ -64,7 +74,7 @@ pub(super) fn judge(
         last: harm.last,
         ln_harm: harm.ln,
         ln_safe,
-        safe: ln_safe >= -rules.beta.ln(),
+        safe,
     }
 }
 

@@ -9,7 +9,7 @@
 //! most while the canary does no harm: over all metrics, looks and splits.
 //!
 //! **Safe** is asked of each kind of failure at level β; all must be, so nothing
-//! is corrected.
+//! is corrected. Evidence of harm above `1/β` forbids it.
 //!
 //! **Mismatch** is of the current split alone, at a level of its own.
 

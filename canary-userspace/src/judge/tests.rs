@@ -257,6 +257,17 @@ fn budgets_are_small_where_little_is_tolerated() {
     assert_eq!(of(&[]), None);
 }
 
+/// A good past makes no safe present.
+#[test]
+fn what_breaks_late_is_not_safe() {
+    let good = epoch(0.25, (20_000, 0), (60_000, 0));
+    assert_eq!(judge(&seen(&[good]), &resets_only()).verdict, Verdict::Safe);
+    let broken = |bad| seen(&[good, epoch(0.5, (100, bad), (100, 0))]);
+    let first = (0..100).find(|bad| judge(&broken(*bad), &resets_only()).verdict != Verdict::Safe);
+    let harm = (0..100).find(|bad| judge(&broken(*bad), &resets_only()).verdict == RESETS);
+    assert!(first < harm && harm < Some(16), "{first:?} {harm:?}");
+}
+
 #[test]
 fn what_is_needed_to_be_safe() {
     let rules = resets_only();
@@ -280,7 +291,7 @@ fn reasons() {
         (
             epoch(0.05, (434, 6), (8266, 8)),
             "canary: 6 of 434 connections were reset (1.4 %), stable: 8 of 8,266 (0.097 %): 14 \
-             times as often (99 %: 1.6 to 107); evidence of harm 1,792, acts at 100",
+             times as often (99 %: 1.6 to 107); evidence of harm 1,613, acts at 100",
         ),
         (
             epoch(0.05, (434, 12), (8266, 0)),
