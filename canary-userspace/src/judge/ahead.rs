@@ -1,6 +1,6 @@
 //! What it would take.
 
-use super::{Judgement, Metric, Seen, Verdict, failures, judge};
+use super::{EpochCounts, Judgement, Metric, Seen, TrackCounts, Verdict, counts, failures, judge};
 use crate::config::{Evidence, rollout::Tolerance};
 
 /// No service sees more connections than this in a rollout.
@@ -34,7 +34,7 @@ fn budget_of(
     let others: f64 = lns.iter().filter(|(m, _)| *m != metric).map(|(_, ln)| ln.exp()).sum();
     let missing = (lns.len() as f64 * now.ln_harm_bound.exp() - others).ln();
     let mut then = seen.clone();
-    first(MOST, |failed| {
+    first(|failed| {
         if let (Some(epoch), Some(before)) = (then.epochs.last_mut(), seen.current()) {
             epoch.canary = before.canary;
             epoch.canary.connections += failed;
@@ -51,53 +51,62 @@ fn budget_of(
 /// 0 where it is; `None` where it never would be.
 #[must_use]
 pub fn needed(seen: &Seen, rules: &Evidence) -> Option<u64> {
-    let current = *seen.current()?;
-    if !current.compares() || Metric::failures(rules).next().is_none() {
-        return None;
-    }
+    let rate = |metric, track: fn(&EpochCounts) -> &TrackCounts| {
+        let all = counts::sum(seen.epochs.iter().map(|epoch| track(epoch).outcomes(metric)));
+        all.bad as f64 / all.connections.max(1) as f64
+    };
+    needed_at(seen, rules, &|metric| [rate(metric, |e| &e.canary), rate(metric, |e| &e.stable)])
+}
+
+/// The same at other rates, the canary's and stable's.
+pub(super) fn needed_at(
+    seen: &Seen,
+    rules: &Evidence,
+    rates: &impl Fn(Metric) -> [f64; 2],
+) -> Option<u64> {
+    let current = seen.current().filter(|epoch| epoch.compares())?;
+    Metric::failures(rules).next()?;
     let mut then = seen.clone();
     let mut safe_after = |more: u64| {
-        let canary = (more as f64 * current.share).round() as u64;
-        let epoch = &current;
-        if let Some(last) = then.epochs.last_mut() {
-            last.canary = ahead(seen, |e| &e.canary, &epoch.canary, canary);
-            last.stable = ahead(seen, |e| &e.stable, &epoch.stable, more - canary);
+        if let Some(epoch) = then.epochs.last_mut() {
+            *epoch = expected(current, more, rates);
         }
         Metric::failures(rules).all(|(metric, tolerance)| {
             let harm = failures::judge_harm(&then, metric, tolerance, rules);
             failures::judge_safe(&then, metric, tolerance, rules, harm.ln).1
         })
     };
-    if safe_after(0) { Some(0) } else { first(MOST, safe_after) }
+    if safe_after(0) { Some(0) } else { first(safe_after) }
 }
 
-/// A track after so many more connections at the rates of all epochs.
-fn ahead(
-    seen: &Seen,
-    track: fn(&super::EpochCounts) -> &super::TrackCounts,
-    now: &super::TrackCounts,
+/// An epoch after so many more connections, shared as its split says and failing
+/// at these rates, the canary's and stable's.
+pub(super) fn expected(
+    epoch: &EpochCounts,
     more: u64,
-) -> super::TrackCounts {
-    let mut then = *now;
-    then.connections += more;
-    for metric in Metric::FAILURES {
-        let all = super::counts::sum(seen.epochs.iter().map(|e| track(e).outcomes(metric)));
-        if let Some(count) = then.failures_mut(metric)
-            && all.connections > 0
-        {
-            let rate = all.bad as f64 / all.connections as f64;
-            *count += (rate * more as f64).round() as u64;
+    rates: &impl Fn(Metric) -> [f64; 2],
+) -> EpochCounts {
+    let mut then = *epoch;
+    let canary = (more as f64 * epoch.share).round() as u64;
+    for (index, (track, more)) in
+        [(&mut then.canary, canary), (&mut then.stable, more - canary)].into_iter().enumerate()
+    {
+        track.connections += more;
+        for metric in Metric::FAILURES {
+            if let Some(count) = track.failures_mut(metric) {
+                *count += (rates(metric)[index] * more as f64).round() as u64;
+            }
         }
     }
     then
 }
 
-/// The least number from 1 to `most` for which `enough` holds, which it does
-/// for all above it: by doubling, then by halving what is between.
-fn first(most: u64, mut enough: impl FnMut(u64) -> bool) -> Option<u64> {
+/// The least number from 1 for which `enough` holds, which it does for all
+/// above it: by doubling, then by halving what is between.
+pub(super) fn first(mut enough: impl FnMut(u64) -> bool) -> Option<u64> {
     let mut high = 1;
     while !enough(high) {
-        if high >= most {
+        if high >= MOST {
             return None;
         }
         high *= 2;

@@ -16,9 +16,12 @@
 mod ahead;
 mod counts;
 mod failures;
+mod forecast;
 mod judgement;
 mod last;
 mod metric;
+mod record;
+mod replay;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -26,9 +29,12 @@ mod words;
 
 pub use ahead::{budget, needed};
 pub use counts::{EpochCounts, Seen, TrackCounts};
+pub use forecast::{Found, RolloutPlan, StepPlan, Today, plan_rollout};
 pub use judgement::{Failures, Judgement, Last, Quantiles, Times, Verdict};
 pub use last::last;
 pub use metric::Metric;
+pub use record::{NoSuchBucket, Record, RecordedTimes, RecordedTrack};
+pub use replay::{Look, Replay, ReplayError, replay};
 pub use words::{grouped, percent};
 
 use crate::{
