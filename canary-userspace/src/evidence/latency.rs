@@ -29,17 +29,32 @@ pub struct Epoch {
 /// like: each alternative is the reference tilted towards its slow end.
 #[derive(Clone, Debug)]
 pub struct Reference {
-    stable: [f64; Histogram::BUCKETS],
-    slower: Vec<[f64; Histogram::BUCKETS]>,
+    stable: Distribution,
+    slower: Vec<Distribution>,
+}
+
+/// Shares of the buckets, and `ln` of each: logarithms are what a look costs.
+#[derive(Clone, Debug)]
+struct Distribution {
+    shares: [f64; Histogram::BUCKETS],
+    ln: [f64; Histogram::BUCKETS],
+}
+
+impl Distribution {
+    fn of(weights: [f64; Histogram::BUCKETS]) -> Self {
+        let sum: f64 = weights.iter().sum();
+        let shares = weights.map(|weight| weight / sum);
+        Self { shares, ln: shares.map(f64::ln) }
+    }
 }
 
 impl Reference {
     /// Half a time is added to each bucket: none is impossible.
     #[must_use]
     pub fn new(before: &Counts) -> Self {
-        let stable = normal(before.map(|count| count as f64 + 0.5));
+        let stable = Distribution::of(before.map(|count| count as f64 + 0.5));
         let mut below = 0.0;
-        let ranks = stable.map(|share| {
+        let ranks = stable.shares.map(|share| {
             below += share;
             below - share / 2.0
         });
@@ -47,11 +62,11 @@ impl Reference {
         let mut slower = Vec::new();
         for shape in steps.into_iter().chain([ranks]) {
             for tilt in TILTS {
-                let mut tilted = stable;
+                let mut tilted = stable.shares;
                 for (share, weight) in tilted.iter_mut().zip(shape) {
                     *share *= f64::exp(tilt * weight);
                 }
-                slower.push(normal(tilted));
+                slower.push(Distribution::of(tilted));
             }
         }
         Self { stable, slower }
@@ -62,22 +77,38 @@ impl Reference {
 /// `tolerated` buckets, a quarter of an octave each, are taken off its own.
 #[must_use]
 pub fn slower(epochs: &[Epoch], reference: &Reference, tolerated: usize) -> f64 {
+    let stable = &reference.stable;
+    let epochs: Vec<_> = epochs.iter().filter(|epoch| compares(epoch.share)).collect();
+    let counts: Vec<_> = epochs.iter().map(|epoch| counted(epoch, tolerated)).collect();
     mean_exp(reference.slower.iter().map(|slow| {
-        let likelihood = |epoch: &Epoch| -> f64 {
-            let mut sum = 0.0;
-            for (bucket, (slow, stable)) in slow.iter().zip(reference.stable).enumerate() {
-                let canary = shifted(&epoch.canary, bucket, tolerated);
-                if canary + epoch.stable[bucket] > 0 {
-                    let both = epoch.share * slow + (1.0 - epoch.share) * stable;
-                    sum += canary as f64 * (slow / both).ln()
-                        + epoch.stable[bucket] as f64 * (stable / both).ln();
-                }
-            }
-            epoch.weight * sum
+        let likelihood = |(epoch, counts): (&&Epoch, &Vec<Counted>)| -> f64 {
+            let of = |seen: &Counted| {
+                let bucket = seen.bucket;
+                let [slow_share, stable_share] =
+                    [slow, stable].map(|distribution| distribution.shares[bucket]);
+                let both = (epoch.share * slow_share + (1.0 - epoch.share) * stable_share).ln();
+                seen.canary * (slow.ln[bucket] - both) + seen.stable * (stable.ln[bucket] - both)
+            };
+            epoch.weight * counts.iter().map(of).sum::<f64>()
         };
-        let compare = epochs.iter().filter(|epoch| compares(epoch.share));
-        since_each(&compare.map(likelihood).collect::<Vec<_>>())
+        since_each(&epochs.iter().zip(&counts).map(likelihood).collect::<Vec<_>>())
     }))
+}
+
+/// A bucket with a time of either version.
+struct Counted {
+    bucket: usize,
+    canary: f64,
+    stable: f64,
+}
+
+fn counted(epoch: &Epoch, tolerated: usize) -> Vec<Counted> {
+    let of = |(bucket, stable): (usize, &u64)| {
+        let canary = shifted(&epoch.canary, bucket, tolerated);
+        let seen = Counted { bucket, canary: canary as f64, stable: *stable as f64 };
+        (canary + stable > 0).then_some(seen)
+    };
+    epoch.stable.iter().enumerate().filter_map(of).collect()
 }
 
 /// What a bucket has once the times are so many buckets shorter; what would be
@@ -88,12 +119,4 @@ fn shifted(counts: &Counts, bucket: usize, by: usize) -> u64 {
     } else {
         counts.get(bucket + by).copied().unwrap_or(0)
     }
-}
-
-fn normal(mut weights: [f64; Histogram::BUCKETS]) -> [f64; Histogram::BUCKETS] {
-    let sum: f64 = weights.iter().sum();
-    for weight in &mut weights {
-        *weight /= sum;
-    }
-    weights
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EpochCounts, Metric, Seen, TrackCounts, Verdict, ahead, grouped, judge, percent};
+use super::{EpochCounts, Metric, Seen, TrackCounts, Verdict, ahead, judge, percent, words::about};
 use crate::config::{
     Evidence,
     rollout::{Rollout, Until},
@@ -193,13 +193,6 @@ impl Found {
             "a canary that fails {more} more is out after about {connections} connections{time}{late}"
         )
     }
-}
-
-/// To two digits.
-fn about(number: u64) -> String {
-    let digits = number.checked_ilog10().map_or(0, |log| log.saturating_sub(1));
-    let unit = 10_u64.pow(digits);
-    grouped((number + unit / 2) / unit * unit)
 }
 
 /// A time, no more exact than it is known.

@@ -10,6 +10,8 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// The current split, a fraction of 1.
     pub split: f64,
+    /// Born under it.
+    pub connections: Connections,
     /// `ln` of the evidence of harm, of all metrics together: the mean of what
     /// each contributes. The verdict is `harm` from `ln_harm_bound` on.
     pub ln_harm: f64,
@@ -25,6 +27,12 @@ pub struct Judgement {
     pub ln_mismatch: Option<f64>,
     pub failures: Vec<Failures>,
     pub times: Vec<Times>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    pub canary: u64,
+    pub stable: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

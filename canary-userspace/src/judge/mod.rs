@@ -30,12 +30,12 @@ mod words;
 pub use ahead::{budget, needed};
 pub use counts::{EpochCounts, Seen, TrackCounts};
 pub use forecast::{Found, RolloutPlan, StepPlan, Today, plan_rollout};
-pub use judgement::{Failures, Judgement, Last, Quantiles, Times, Verdict};
+pub use judgement::{Connections, Failures, Judgement, Last, Quantiles, Times, Verdict};
 pub use last::last;
 pub use metric::Metric;
 pub use record::{NoSuchBucket, Record, RecordedTimes, RecordedTrack};
 pub use replay::{Look, Replay, ReplayError, replay};
-pub use words::{grouped, percent};
+pub use words::{grouped, percent, still_needed};
 
 use crate::{
     config::Evidence,
@@ -78,6 +78,10 @@ pub fn judge(seen: &Seen, rules: &Evidence) -> Judgement {
     Judgement {
         verdict,
         split: seen.current().map_or(0.0, |epoch| epoch.share),
+        connections: seen.current().map_or_else(Connections::default, |epoch| Connections {
+            canary: epoch.canary.connections,
+            stable: epoch.stable.connections,
+        }),
         ln_harm,
         ln_harm_bound,
         safe,

@@ -291,7 +291,7 @@ fn reasons() {
         (
             epoch(0.05, (434, 6), (8266, 8)),
             "canary: 6 of 434 connections were reset (1.4 %), stable: 8 of 8,266 (0.097 %): 14 \
-             times as often (99 %: 1.6 to 107); evidence of harm 1,613, acts at 100",
+             times as often (99 %: 1.6 to 107); evidence of harm 1,774, acts at 100",
         ),
         (
             epoch(0.05, (434, 12), (8266, 0)),
@@ -311,7 +311,8 @@ fn reasons() {
         ),
         (
             epoch(0.05, (1200, 0), (18_800, 0)),
-            "connections are not shared as the split of 5 % says",
+            "connections are not shared as the split of 5 % says: 1,200 of 20,000 went to the \
+             canary (6 %)",
         ),
         (epoch(0.05, (0, 0), (18, 0)), "the canary had no connection at 5 %"),
         (
@@ -344,6 +345,12 @@ fn numbers_without_noise() {
     for (number, text) in [(0, "0"), (999, "999"), (38_000, "38,000"), (1_234_567, "1,234,567")] {
         assert_eq!(grouped(number), text);
     }
+    assert_eq!(
+        still_needed(Some(38_321), 0.25),
+        "safe after about 38,000 more connections at 25 %, if failures go on as they are"
+    );
+    assert_eq!(still_needed(Some(0), 0.25), "known to be safe");
+    assert_eq!(still_needed(None, 0.01), "not to be found safe at 1 % as failures are now");
     for (fraction, text) in [
         (0.0, "0 %"),
         (12.0 / 434.0, "2.8 %"),

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Failures, Judgement, Last, Metric, Times, Verdict};
+use super::{Connections, Failures, Judgement, Last, Metric, Times, Verdict};
 use crate::evidence::Outcomes;
 
 /// Thousands apart: "38,000".
@@ -17,6 +17,27 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// To two digits.
+pub(super) fn about(number: u64) -> String {
+    let digits = number.checked_ilog10().map_or(0, |log| log.saturating_sub(1));
+    let unit = 10_u64.pow(digits);
+    grouped((number + unit / 2) / unit * unit)
+}
+
+/// What [`super::needed`] found, in words.
+#[must_use]
+pub fn still_needed(needed: Option<u64>, split: f64) -> String {
+    match needed {
+        Some(0) => "known to be safe".to_owned(),
+        Some(more) => format!(
+            "safe after about {} more connections at {}, if failures go on as they are",
+            about(more),
+            percent(split)
+        ),
+        None => format!("not to be found safe at {} as failures are now", percent(split)),
+    }
 }
 
 /// A fraction of 1 as a percentage to two significant digits: "0.097 %". What
@@ -193,7 +214,15 @@ impl Judgement {
         match self.verdict {
             Verdict::Harm { metric } => format!("{}; {}", self.counted(metric), self.harm()),
             Verdict::Mismatch => {
-                format!("connections are not shared as the split of {} says", percent(self.split))
+                let Connections { canary, stable } = self.connections;
+                let all = canary + stable;
+                format!(
+                    "connections are not shared as the split of {} says: {} of {} went to the canary ({})",
+                    percent(self.split),
+                    grouped(canary),
+                    grouped(all),
+                    percent(canary as f64 / all.max(1) as f64)
+                )
             }
             Verdict::Safe => {
                 let worst = self.failures.iter().min_by(|a, b| a.ln_safe.total_cmp(&b.ln_safe));
