@@ -12,3 +12,4 @@ pub mod netns;
 pub mod plane;
 pub mod random;
 pub mod shrink;
+pub mod simulate;
