@@ -1,22 +1,26 @@
 //! One version alone against a fixed rate.
 
-use super::{Outcomes, mean_exp};
+use super::{Outcomes, late::since_each, mean_exp};
 
 /// Few: each costs the others its share.
 const STAKES: [f64; 7] = [0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.99];
 
 /// `ln` of the evidence that connections go bad at a rate above `rate`, a
-/// fraction of 1: bets on each connection, as in [`super::harm_beyond`].
+/// fraction of 1: bets on each connection, as in [`super::harm_beyond`], begun
+/// anew with each epoch.
 #[must_use]
-pub fn above(seen: Outcomes, rate: f64) -> f64 {
+pub fn above(epochs: &[Outcomes], rate: f64) -> f64 {
     if rate >= 1.0 {
         return 0.0;
     }
     // Below this a single failure would be a proof.
     let rate = rate.max(1e-9);
-    let good = seen.connections.saturating_sub(seen.bad) as f64;
     mean_exp(STAKES.iter().map(|stake| {
-        seen.bad as f64 * f64::ln_1p(stake * (1.0 - rate) / rate) + good * f64::ln_1p(-stake)
+        let won = |seen: &Outcomes| {
+            let good = seen.connections.saturating_sub(seen.bad) as f64;
+            seen.bad as f64 * f64::ln_1p(stake * (1.0 - rate) / rate) + good * f64::ln_1p(-stake)
+        };
+        since_each(&epochs.iter().map(won).collect::<Vec<_>>())
     }))
 }
 

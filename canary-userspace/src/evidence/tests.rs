@@ -86,6 +86,40 @@ fn what_breaks_late_is_found_as_soon() {
     assert!(fresh <= 7 && late <= fresh + 5 && hidden > 2 * late, "{fresh} {late} {hidden}");
 }
 
+#[test]
+fn a_version_alone_gains_nothing_on_average() {
+    for rate in [1e-6, 0.011, 0.3, 0.9, 1.0] {
+        let of = |bad| above(&[Outcomes { connections: 1, bad }], rate).exp();
+        let mean = rate * of(1) + (1.0 - rate) * of(0);
+        assert!(mean <= 1.0 + 1e-9, "{mean} at {rate}");
+    }
+    let failing = |bad| above(&[Outcomes { connections: bad, bad }], 0.011);
+    assert!(failing(3) > 100.0_f64.ln() && above(&[], 0.011).abs() < 1e-9);
+}
+
+/// The bound is exact without failures: so many good ones in a row are as rare.
+#[test]
+fn what_a_record_bounds() {
+    let bound = |connections, bad| highest_believable(Outcomes { connections, bad }, 0.001);
+    assert!((bound(1000, 0) - (1.0 - 0.001_f64.powf(0.001))).abs() < 1e-9);
+    for record in [(0, 0), (1, 1), (50, 50)] {
+        assert!((bound(record.0, record.1) - 1.0).abs() < 1e-9, "{record:?}");
+    }
+    assert!(bound(100, 50) > 0.5 && bound(100, 50) > bound(10_000, 5000));
+    assert!(bound(10_000, 10) > 0.001 && bound(10_000, 10) < 0.003);
+}
+
+/// Ends are where the evidence is just enough, on the right side of the truth.
+#[test]
+fn the_interval_of_a_ratio() {
+    let (low, high) = ratio_interval(&[epoch(0.25, (10_000, 40), (30_000, 30))], 0.01);
+    let high = high.expect("stable fails too");
+    assert!(1.5 < low && low < 4.0 && 4.0 < high && high < 12.0, "{low} {high}");
+    let (wider_low, wider_high) = ratio_interval(&[epoch(0.25, (1000, 4), (3000, 3))], 0.01);
+    assert!(wider_low < low && wider_high.is_none_or(|wider| wider > high));
+    assert_eq!(ratio_interval(&[], 0.01), (0.0, None));
+}
+
 /// All beginnings together weigh 1.
 #[test]
 fn evidence_that_says_nothing_is_one_however_many_epochs() {

@@ -77,8 +77,9 @@ impl TrackCounts {
     }
 }
 
-/// Both tracks in a time of one split. An epoch may be cut into several with
-/// the same split; each is another chance to find a canary that broke late.
+/// Both tracks in a time of one split. A long one may be cut into several with
+/// the same split, by the difference of its counters at two looks; each is
+/// another chance to find a canary that broke late.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EpochCounts {
     /// The split that was configured: the canary's share, a fraction of 1.

@@ -28,10 +28,10 @@ pub(super) fn judge_harm(
     let ln_margin = (tolerance.margin > 0.0).then(|| harm_beyond(&epochs, tolerance.margin));
     let compared = ln_margin.map_or(ln_ratio, |ln| ln_ratio.min(ln));
     let alone = epochs.iter().filter(|epoch| epoch.share >= 1.0).map(|epoch| epoch.canary);
-    let alone = counts::sum(alone);
-    let last = (alone.connections > 0).then(|| {
+    let alone: Vec<Outcomes> = alone.collect();
+    let last = alone.iter().any(|canary| canary.connections > 0).then(|| {
         let margin = tolerance.margin.max(rules.last_margin);
-        last(alone, seen.recorded(metric), tolerance.ratio, margin, rules.alpha)
+        last(&alone, seen.recorded(metric), tolerance.ratio, margin, rules.alpha)
     });
     let ln = mix(compared, last.map_or(0.0, |last| last.ln));
     Harm { ln_ratio, ln_margin, last, ln }

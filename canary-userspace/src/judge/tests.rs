@@ -149,6 +149,10 @@ fn the_last_step() {
     ] {
         assert_eq!(alone(canary, before), verdict, "{name}");
     }
+    // Good for long, then broken: the second stretch is found by itself.
+    let mut late = seen(&[epoch(1.0, (50_000, 50), (0, 0)), epoch(1.0, (6, 6), (0, 0))]);
+    late.before = Some(track(100_000, 100));
+    assert_eq!(judge(&late, &resets_only()).verdict, RESETS);
     // The rollout's own epochs are a record as well.
     let during = [epoch(0.5, (5000, 0), (5000, 5)), epoch(1.0, (6, 6), (0, 0))];
     assert_eq!(judge(&seen(&during), &resets_only()).verdict, RESETS);

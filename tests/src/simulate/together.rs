@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use canary::evidence::Outcomes;
 use canary::{
     config::Evidence,
+    evidence::Outcomes,
     judge::{EpochCounts, Metric, Seen, TrackCounts, Verdict, judge, last},
 };
 use canary_common::Histogram;
@@ -92,7 +92,7 @@ pub fn false_rollbacks_at_the_end(record: u64, rollouts: u32) -> f64 {
             seen.connections += 1;
             if random.unit() < BASE + MARGIN {
                 seen.bad += 1;
-                if last(seen, recorded, 1.0, MARGIN, ALPHA).ln >= -ALPHA.ln() {
+                if last(&[seen], recorded, 1.0, MARGIN, ALPHA).ln >= -ALPHA.ln() {
                     return true;
                 }
             }
