@@ -119,8 +119,9 @@ pub fn cost() -> [f64; 2] {
     let mut seen = Seen { before: Some(before(&mut random)), ..Seen::default() };
     for share in [0.01, 0.05, 0.25, 0.5, 0.5] {
         let mut epoch = EpochCounts { share, ..EpochCounts::default() };
-        advance(&mut random, &mut epoch.canary, (10_000.0 * share) as u64, [BASE; 4]);
-        advance(&mut random, &mut epoch.stable, 10_000, [BASE; 4]);
+        let canary = (10_000.0 * share) as u64;
+        advance(&mut random, &mut epoch.canary, canary, [BASE; 4]);
+        advance(&mut random, &mut epoch.stable, 10_000 - canary, [BASE; 4]);
         seen.epochs.push(epoch);
     }
     let rules = Evidence::default();
