@@ -10,6 +10,7 @@ pub mod evidence;
 pub mod logging;
 pub mod metrics;
 pub mod netlink;
+pub mod outside;
 pub mod plan;
 pub mod recent;
 pub mod stats;
