@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{FromRawFd as _, OwnedFd},
     process::{ExitStatus, Stdio},
+    ptr,
     time::Duration,
 };
 
@@ -169,21 +170,43 @@ fn command(program: &str, arguments: &[String], environment: &[(&str, String)]) 
     for name in DAEMONS_OWN {
         command.env_remove(name);
     }
-    // SAFETY: between fork and exec it only calls close_range(2), which is
-    // async-signal-safe, and allocates nothing.
+    // SAFETY: between fork and exec they only make async-signal-safe calls, and
+    // allocate nothing.
     unsafe { command.pre_exec(close_on_exec) };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(default_signals) };
     command
 }
 
 /// All we open is closed on exec(2), but what we inherited may not be, and the
-/// maps are in nobody's hands but ours. The standard library has cleared the
-/// signal mask and the ignored SIGPIPE.
+/// maps are in nobody's hands but ours.
 fn close_on_exec() -> io::Result<()> {
     let [first, last, flags] = [3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC];
     // SAFETY: close_range(2) takes no pointers. With this flag nothing is closed
     // before exec(2), so the standard library's own pipe goes on to work. Not by
     // the C library's function, which older ones do not have.
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A script that cannot be interrupted, or gets no SIGCHLD, surprises its
+/// author: nothing is blocked or ignored because the daemon does so. The
+/// standard library resets SIGPIPE only.
+fn default_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGSYS {
+        // SAFETY: the default disposition runs none of our code. It fails for
+        // SIGKILL and SIGSTOP, which are never ignored.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: all zeroes is a set, if not the portable way to make an empty one.
+    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigemptyset(&raw mut none) };
+    // SAFETY: the set is only read; a null pointer asks for no old one.
+    if unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) } == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())

@@ -280,3 +280,57 @@ async fn read(mut body: Incoming, limit: usize) -> Result<(Vec<u8>, bool), hyper
     }
     Ok((kept, true))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read() {
+        for (url, host, port, authority, path) in [
+            ("http://a", "a", 80, "a", "/"),
+            ("https://a.example/b?c=d", "a.example", 443, "a.example", "/b"),
+            ("http://10.0.0.1:9090/x/", "10.0.0.1", 9090, "10.0.0.1:9090", "/x/"),
+            ("https://[2001:db8::1]", "2001:db8::1", 443, "[2001:db8::1]", "/"),
+            ("http://[::1]:81/", "::1", 81, "[::1]:81", "/"),
+            ("http://me:secret@a:1/", "a", 1, "a:1", "/"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            let got = (target.host.as_str(), target.port, target.authority.as_str());
+            assert_eq!((got, target.path.as_str()), ((host, port, authority), path), "{url}");
+            let shown = format!("{}://{authority}", url.split_once(':').unwrap().0);
+            assert_eq!(target.to_string(), shown);
+            assert_eq!(format!("{target:?}"), format!("Target({shown})"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused() {
+        for (url, error) in [
+            ("", UrlError::NotOne),
+            ("prometheus:9090", UrlError::NotOne),
+            ("/api", UrlError::NotOne),
+            ("http://", UrlError::NotOne),
+            ("http://a b/", UrlError::NotOne),
+            ("http://a:99999/", UrlError::NotOne),
+            ("http://a:x/", UrlError::NotOne),
+            ("unix:///run/x", UrlError::NotOne),
+            ("ftp://a/", UrlError::Scheme),
+        ] {
+            assert_eq!(Target::parse(url).unwrap_err(), error, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_path_grows_before_the_query() {
+        for (url, path, query) in [
+            ("http://a", "/api", None),
+            ("http://a/", "/api", None),
+            ("http://a/p/?x=1", "/p/api", Some("x=1")),
+        ] {
+            let target = Target::parse(url).unwrap().below("/api");
+            assert_eq!((target.path.as_str(), target.query.as_deref()), (path, query));
+        }
+    }
+}

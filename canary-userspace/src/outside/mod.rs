@@ -14,6 +14,9 @@ mod tries;
 mod webhook;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use crate::config::rollout::{Gate, GateKind, Hook, HookKind, Transition};
 
 pub use self::{

@@ -129,3 +129,72 @@ fn form(query: &str, timeout: Duration) -> String {
         .append_pair("timeout", &format!("{}ms", timeout.as_millis().max(1)))
         .finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_track_is_put_in() {
+        for (query, expected) in [
+            (r#"x{track="{{track}}"}"#, r#"x{track="stable"}"#),
+            (r#"a{t="{{track}}"} / b{t="{{track}}"}"#, r#"a{t="stable"} / b{t="stable"}"#),
+            ("sum(x)", "sum(x)"),
+            // Only what is written so: the server complains of the rest.
+            ("x{t=\"{{ track }}\"}", "x{t=\"{{ track }}\"}"),
+        ] {
+            assert_eq!(substitute(query, "stable"), expected);
+            assert_eq!(names_track(query), query != expected);
+        }
+    }
+
+    fn judged(bound: Bound, query: &str, canary: f64, stable: Option<f64>) -> Answer {
+        let sample = |value| Sample { value, warning: None };
+        let question = Question { url: "", query, bound, relative: stable.is_some() };
+        question.judge(&sample(canary), stable.map(sample).as_ref())
+    }
+
+    #[test]
+    fn bounds_are_kept_or_not() {
+        let (max, min) = (Bound::Max(1.5), Bound::Min(0.5));
+        let table = [
+            (max, 1.5, None, true, "canary 1.5 ≤ 1.5"),
+            (max, 1.6, None, false, "canary 1.6 > 1.5"),
+            (max, 1.500_000_1, None, false, "canary 1.5000001 > 1.5"),
+            (max, -1.0, None, true, "canary -1 ≤ 1.5"),
+            (min, 0.5, None, true, "canary 0.5 ≥ 0.5"),
+            (min, 0.012_345_6, None, false, "canary 0.01235 < 0.5"),
+            (max, 0.013, Some(0.004), false, "canary 0.013 > 1.5 × stable 0.004"),
+            (max, 0.006, Some(0.004), true, "canary 0.006 ≤ 1.5 × stable 0.004"),
+            (min, 0.4, Some(1.0), false, "canary 0.4 < 0.5 × stable 1"),
+            (min, 0.6, Some(1.0), true, "canary 0.6 ≥ 0.5 × stable 1"),
+            (max, 0.0, Some(0.0), true, "canary 0 ≤ 1.5 × stable 0"),
+            (max, 1e-6, Some(0.0), false, "canary 1e-6 > 1.5 × stable 0"),
+            (min, 0.0, Some(0.0), true, "canary 0 ≥ 0.5 × stable 0"),
+        ];
+        for (bound, canary, stable, passes, detail) in table {
+            let detail = detail.to_owned();
+            let expected = if passes { Answer::Pass { detail } } else { Answer::Fail { detail } };
+            assert_eq!(judged(bound, "{{track}}", canary, stable), expected);
+        }
+        let got = judged(max, "{{track}}", 1.0, Some(-2.0));
+        assert_eq!(got, Answer::missing("a multiple of stable's -2 is no bound"));
+        // Nobody said that it is the canary's.
+        assert_eq!(judged(max, "sum(x)", 1.0, None), Answer::Pass { detail: "1 ≤ 1.5".into() });
+    }
+
+    #[test]
+    fn warnings_are_passed_on() {
+        let question = Question { url: "", query: "x", bound: Bound::Max(1.0), relative: false };
+        let sample = Sample { value: 2.0, warning: Some("a store is away".into()) };
+        let expected = "2 > 1 (Prometheus warns: a store is away)";
+        assert_eq!(question.judge(&sample, None), Answer::Fail { detail: expected.into() });
+    }
+
+    #[test]
+    fn the_server_gives_up_when_we_do() {
+        let form = |timeout| form("a b&c", timeout);
+        assert_eq!(form(Duration::from_secs(5)), "query=a+b%26c&timeout=5000ms");
+        assert_eq!(form(Duration::from_nanos(1)), "query=a+b%26c&timeout=1ms");
+    }
+}
