@@ -17,8 +17,8 @@ use tokio_rustls::{
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
     #[error(
-        "no certificates of authorities are to be found: {0}; install the system's \
-         (ca-certificates) or name a file with SSL_CERT_FILE"
+        "no certificates of authorities are to be found ({0}); install the system's, package \
+         ca-certificates, or name a file with SSL_CERT_FILE"
     )]
     NoRoots(String),
     #[error("{0} is no name that a certificate could be for")]
@@ -51,7 +51,8 @@ fn config() -> Result<ClientConfig, TlsError> {
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
         let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-        return Err(TlsError::NoRoots(errors.join("; ")));
+        let errors = if errors.is_empty() { "none is there".into() } else { errors.join("; ") };
+        return Err(TlsError::NoRoots(errors));
     }
     let provider = Arc::new(ring::default_provider());
     let builder =
