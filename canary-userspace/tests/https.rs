@@ -83,6 +83,7 @@ fn client(url: String) {
         step: 1,
         steps: 5,
         split: 0.01,
+        step_split: 0.01,
         strategy: Strategy::Canary,
         reason: String::new(),
         started_at: now,

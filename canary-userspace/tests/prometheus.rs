@@ -145,6 +145,7 @@ fn about() -> About {
         step: 1,
         steps: 5,
         split: 0.01,
+        step_split: 0.01,
         strategy: Strategy::Canary,
         reason: String::new(),
         started_at: SystemTime::now(),

@@ -14,12 +14,13 @@ pub struct About {
     pub service: String,
     /// As `canary status --json` writes it.
     pub phase: String,
-    /// From 1 on; 0 before the first.
+    /// From 1 on; before a step it is the one to come.
     pub step: usize,
     pub steps: usize,
-    /// The canary's share of new connections, a fraction of 1. Before a step it
-    /// is the one in force, not the one to come.
+    /// The canary's share of new connections that is in force, a fraction of 1.
     pub split: f64,
+    /// The step's own share, a fraction of 1: before a step the one to come.
+    pub step_split: f64,
     #[serde(serialize_with = "strategy")]
     pub strategy: Strategy,
     /// Why it is as it is, in words.
@@ -92,12 +93,13 @@ impl<'a> Body<'a> {
 
     /// What commands get besides the JSON. All of it is set always, so that a
     /// script may run under `set -u`.
-    pub(super) fn environment(&self) -> [(&'static str, String); 5] {
+    pub(super) fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("CANARY_SERVICE", self.about.service.clone()),
             ("CANARY_PHASE", self.about.phase.clone()),
             ("CANARY_STEP", self.about.step.to_string()),
             ("CANARY_SPLIT", self.about.split.to_string()),
+            ("CANARY_STEP_SPLIT", self.about.step_split.to_string()),
             ("CANARY_TRANSITION", self.transition.unwrap_or_default().to_owned()),
         ]
     }

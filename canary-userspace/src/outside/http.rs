@@ -89,10 +89,10 @@ impl Target {
         // A port that is no number of 16 bits is none to hyper, and would be 80.
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let port = match (uri.port_u16(), has_port) {
-            (Some(port), _) => port,
-            (None, true) => return Err(UrlError::NotOne),
-            (None, false) if tls => 443,
-            (None, false) => 80,
+            (Some(port @ 1..), _) => port,
+            (_, true) => return Err(UrlError::NotOne),
+            (_, false) if tls => 443,
+            (_, false) => 80,
         };
         Ok(Self {
             tls,
@@ -315,6 +315,7 @@ mod tests {
             ("http://a b/", UrlError::NotOne),
             ("http://a:99999/", UrlError::NotOne),
             ("http://a:x/", UrlError::NotOne),
+            ("http://a:0/", UrlError::NotOne),
             ("unix:///run/x", UrlError::NotOne),
             ("ftp://a/", UrlError::Scheme),
         ] {

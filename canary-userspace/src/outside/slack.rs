@@ -17,11 +17,11 @@ fn sentence(transition: Transition, about: &About) -> String {
     let About { step, steps, .. } = about;
     let strategy = strategy_name(about.strategy);
     let at = format!("step {step} of {steps}");
-    // Through six digits, so that a fraction's binary noise stays out of it.
-    let share = format!("{} % of new connections", brief(about.split * 100.0));
+    let share = |split: f64| format!("{} % of new connections", brief(split * 100.0));
+    let (share, coming) = (share(about.split), share(about.step_split));
     let what = match transition {
         Transition::BeforeStart => format!("is about to start ({strategy}, {steps} steps)"),
-        Transition::BeforeStep => format!("is about to leave {at}, {share} on the canary"),
+        Transition::BeforeStep => format!("is about to take {at}, {coming} to the canary"),
         Transition::BeforePromotion => "is about to be promoted".into(),
         Transition::Start => format!("has started ({strategy}, {steps} steps)"),
         Transition::Step => format!("is at {at}, {share} go to the canary"),

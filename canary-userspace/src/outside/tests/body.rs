@@ -11,35 +11,27 @@ use crate::{
     },
 };
 
+const DOCS: &str = include_str!("../../../../docs/hooks.md");
+
 #[test]
 fn the_body_of_a_hook() {
     let about = about();
     let body = Body::new(Sender::Hook("chat"), Some(Transition::BeforeStep), &about);
-    let expected = json!({
-        "hook": "chat",
-        "transition": "before-step",
-        "rollout": "web-17",
-        "service": "web",
-        "phase": "baking",
-        "step": 2,
-        "steps": 5,
-        "split": 0.05,
-        "strategy": "blue-green",
-        "reason": "step 2 began",
-        "started_at": "2023-11-14T22:13:20.250Z",
-        "at": "2023-11-14T22:23:20.250Z",
-        "canary": ["10.0.0.21:8080"],
-        "stable": ["10.0.0.11:8080", "[2001:db8::1]:80"],
-        "evidence": { "harm": { "refused": 3.5 } },
-    });
+    let (_, shown) = DOCS.split_once("```json\n").unwrap();
+    let (shown, _) = shown.split_once("```").unwrap();
+    let expected: Value = serde_json::from_str(shown).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&body.json()).unwrap(), expected);
     let environment = [
         ("CANARY_SERVICE", "web"),
-        ("CANARY_PHASE", "baking"),
+        ("CANARY_PHASE", "shifting"),
         ("CANARY_STEP", "2"),
         ("CANARY_SPLIT", "0.05"),
+        ("CANARY_STEP_SPLIT", "0.25"),
         ("CANARY_TRANSITION", "before-step"),
     ];
+    for (name, _) in environment {
+        assert!(DOCS.contains(&format!("| `{name}` |")), "{name}");
+    }
     assert_eq!(body.environment(), environment.map(|(name, value)| (name, value.to_owned())));
 }
 
@@ -52,7 +44,7 @@ fn the_body_of_a_question() {
         [&sent["gate"], &sent["transition"], &sent["hook"]],
         [&json!("errors"), &Value::Null, &Value::Null]
     );
-    assert_eq!(body.environment()[4], ("CANARY_TRANSITION", String::new()));
+    assert_eq!(body.environment()[5], ("CANARY_TRANSITION", String::new()));
 }
 
 #[test]
@@ -85,8 +77,12 @@ fn slack_gets_a_sentence() {
     };
     assert_eq!(
         text(Transition::Step, &about),
-        "The rollout of *web* is at step 2 of 5, 30 % of new connections go to the canary: step 2 \
-         began"
+        "The rollout of *web* is at step 2 of 5, 30 % of new connections go to the canary: step 1 is over"
+    );
+    assert_eq!(
+        text(Transition::BeforeStep, &about),
+        "The rollout of *web* is about to take step 2 of 5, 25 % of new connections to the \
+         canary: step 1 is over"
     );
     about.reason = "<!channel> 3 > 2 & \"more\"".into();
     assert!(

@@ -97,12 +97,12 @@ async fn nothing_is_read_by_a_shell() {
 async fn the_state_comes_on_standard_input_and_in_the_environment() {
     let script = "set -eu; cat >&2; echo >&2; \
                   echo $CANARY_SERVICE,$CANARY_PHASE,$CANARY_STEP,$CANARY_SPLIT,[$CANARY_TRANSITION]";
-    assert_eq!(sh(script).await.detail(), "exit status: 0: web,baking,2,0.05,[]");
+    assert_eq!(sh(script).await.detail(), "exit status: 0: web,shifting,2,0.05,[]");
     let scratch = Scratch::new("stdin");
     let file = scratch.0.join("body");
     assert!(matches!(sh(&format!("cat > {}", file.display())).await, Answer::Pass { .. }));
     let sent: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    assert_eq!([&sent["gate"], &sent["service"], &sent["phase"]], ["errors", "web", "baking"]);
+    assert_eq!([&sent["gate"], &sent["service"], &sent["phase"]], ["errors", "web", "shifting"]);
 }
 
 #[tokio::test]

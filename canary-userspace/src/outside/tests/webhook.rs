@@ -145,7 +145,7 @@ async fn hooks_are_told() {
     let request = &server.requests()[1];
     let (_, body) = request.split_once("\r\n\r\n").unwrap();
     let text = "The rollout of *web* was rolled back at step 2 of 5, new connections go to \
-                stable: step 2 began";
+                stable: step 1 is over";
     assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["text"], text);
 
     let server = Server::new(vec![answer("403 Forbidden", "no_service")]).await;
