@@ -94,6 +94,8 @@ fn client(url: String) {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answer = runtime.block_on(ask(&gate, &about));
+    // With what was kept of the first: authorities, and the session.
+    assert_eq!(runtime.block_on(ask(&gate, &about)), answer);
     let said = match &answer {
         Answer::Pass { detail } => format!("pass {detail}"),
         Answer::Fail { detail } => format!("fail {detail}"),

@@ -1,6 +1,9 @@
 //! TLS with the system's roots.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -31,6 +34,13 @@ pub(super) enum TlsError {
     Cut(#[from] tokio::task::JoinError),
 }
 
+/// To read the authorities takes tens of milliseconds; one that is added has to
+/// wait for no longer than this.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// The last one, and when it was read. Sessions are resumed by it too.
+static LAST: Mutex<Option<(Instant, Arc<ClientConfig>)>> = Mutex::new(None);
+
 /// Begins TLS as a client of `host`, a name or an address.
 pub(super) async fn client(
     stream: TcpStream,
@@ -38,14 +48,24 @@ pub(super) async fn client(
 ) -> Result<TlsStream<TcpStream>, TlsError> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|error| TlsError::Name(host.to_owned(), error))?;
-    // Files, and a few milliseconds: not for the daemon's only thread. Read
-    // anew each time, so that an authority that is added counts at once.
-    let config = tokio::task::spawn_blocking(config).await??;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(config().await?);
     connector.connect(name, stream).await.map_err(TlsError::Handshake)
 }
 
-fn config() -> Result<ClientConfig, TlsError> {
+async fn config() -> Result<Arc<ClientConfig>, TlsError> {
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((read, config)) = &*last()
+        && read.elapsed() < FRESH
+    {
+        return Ok(config.clone());
+    }
+    // Files, and not for the daemon's only thread.
+    let config = Arc::new(tokio::task::spawn_blocking(read).await??);
+    *last() = Some((Instant::now(), config.clone()));
+    Ok(config)
+}
+
+fn read() -> Result<ClientConfig, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
