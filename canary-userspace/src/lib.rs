@@ -11,6 +11,7 @@ pub mod judge;
 pub mod logging;
 pub mod metrics;
 pub mod netlink;
+pub mod outside;
 pub mod plan;
 pub mod recent;
 pub mod stats;

@@ -71,6 +71,8 @@ pub(crate) fn require_kernel(what: &str) -> Result<()> {
 /// Tools and toolchain in one go of apt-get.
 fn install(tools: &[&Tool], toolchain: Option<Toolchain>) -> Result<Toolchain> {
     let mut packages: Vec<String> = tools.iter().map(|tool| tool.package.to_owned()).collect();
+    // Of two tools from one package, which stand side by side.
+    packages.dedup();
     let compiler = if toolchain.is_none() { Toolchain::debian_packages() } else { Vec::new() };
     packages.extend(compiler.iter().cloned());
     if packages.contains(&"gcc".to_owned()) {

@@ -36,7 +36,7 @@ impl Tool {
     }
 }
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 15] = [
     Tool::new(&["cc"], "gcc", "your system's C compiler, package gcc", "linking"),
     Tool::new(&["ip"], "iproute2", "package iproute2, or iproute", "network namespaces"),
     Tool::new(&["ethtool"], "ethtool", "package ethtool", "checksum offload of veths"),
@@ -49,6 +49,7 @@ const TOOLS: [Tool; 14] = [
     Tool::new(&["wrk"], "wrk", "package wrk, or https://github.com/wg/wrk", "load"),
     Tool::new(&["hey"], "hey", "`go install github.com/rakyll/hey@latest`", "load"),
     Tool::new(&["promtool"], "prometheus", "https://prometheus.io/download/", "checking metrics"),
+    Tool::new(&["prometheus"], "prometheus", "https://prometheus.io/download/", "gates ask it"),
     Tool::new(
         &["scapy3", "scapy"],
         "python3-scapy",
