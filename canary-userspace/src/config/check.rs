@@ -96,7 +96,8 @@ fn check_weight(service: &DraftService, problems: &mut Problems<'_>) {
         let message = "`weight` is smaller than one part in 2^32 and would come to nothing";
         problems.add(weight.span(), message, "write 0%, or 0.0000001% or more");
     }
-    if service.canary.incomplete || service.canary.usable() > 0 {
+    // A rollout lacks the same, and says so.
+    if service.rollout.is_some() || service.canary.incomplete || service.canary.usable() > 0 {
         return;
     }
     let (lack, help) = if service.canary.backends.is_empty() {

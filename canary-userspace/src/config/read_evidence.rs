@@ -210,7 +210,7 @@ fn read_failures(
     let mut unreachable = None;
     for (what, tolerance) in failures(evidence) {
         for_all.put(tolerance);
-        let own = own_table(table, what, seen, problems);
+        let own = own_table(table, what, "ratio", seen, problems);
         if let Some(own) = own {
             check_unknown(own, &keys::FAILURES, problems);
             Said::read(own, problems).put(tolerance);
@@ -243,7 +243,7 @@ fn read_slowness(
     };
     let for_all = slower(table, problems);
     for (what, slowness) in times(evidence) {
-        let own = own_table(table, what, seen, problems);
+        let own = own_table(table, what, "slower", seen, problems);
         let own = own.and_then(|own| {
             check_unknown(own, &keys::TIMES, problems);
             slower(own, problems)
@@ -252,10 +252,11 @@ fn read_slowness(
     }
 }
 
-/// A table that bears the name of what it is about.
+/// A table that bears the name of what it is about. `key` is one of its keys.
 fn own_table<'a, 't>(
     table: &'a DeTable<'t>,
     what: Watchable,
+    key: &str,
     seen: Seen,
     problems: &mut Problems<'_>,
 ) -> Option<&'a DeTable<'t>> {
@@ -265,5 +266,9 @@ fn own_table<'a, 't>(
     if let Some((message, help)) = always.lacks(what) {
         problems.add(field.at.clone(), message, help);
     }
-    field.table(problems)
+    if let DeValue::Table(own) = field.value {
+        return Some(own);
+    }
+    field.wrong_type(problems, "a table", format!("write {} = {{ {key} = 1.5 }}", what.name));
+    None
 }

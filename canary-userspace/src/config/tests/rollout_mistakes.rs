@@ -55,7 +55,8 @@ fn types() {
     one(&rollout("gates = «{}»"), "not a list of tables", "[[service.NAME.rollout.gates]]");
     one(&rollout("hooks = [«'x'»]"), "not a table", "[[service.NAME.rollout.hooks]]");
     one(&with_canary("evidence = «'auto'»"), "not a table", "[evidence]");
-    one(&evidence("resets = «2»"), "`resets` is a whole number, not a table", "[resets]");
+    one(&evidence("resets = «2»"), "not a table", "resets = { ratio = 1.5 }");
+    one(&evidence("first-byte = «2»"), "not a table", "first-byte = { slower = 1.5 }");
 }
 
 #[test]
@@ -206,6 +207,7 @@ fn between_rollout_and_service() {
         "`canary rollout start`",
     );
     super::good(&with_canary("weight = 0\nrollout = 'auto'"));
+    some(&web("weight = «5»\nrollout = «'auto'»"));
     // The long form is pointed at as a whole.
     let found = bad(&web("[service.web.rollout]\nkeep_old = '2h'"));
     assert_eq!((found.len(), found[0].line), (1, 5), "{found:#?}");
