@@ -26,6 +26,7 @@ pub(super) fn check(draft: &Draft, problems: &mut Problems<'_>) {
         check_tracks(service, problems);
         check_families(service, problems);
         check_weight(service, problems);
+        check_rollout(service, problems);
         check_table_size(service, problems);
         check_duplicates(service, problems);
     }
@@ -95,7 +96,8 @@ fn check_weight(service: &DraftService, problems: &mut Problems<'_>) {
         let message = "`weight` is smaller than one part in 2^32 and would come to nothing";
         problems.add(weight.span(), message, "write 0%, or 0.0000001% or more");
     }
-    if service.canary.incomplete || service.canary.usable() > 0 {
+    // A rollout lacks the same, and says so.
+    if service.rollout.is_some() || service.canary.incomplete || service.canary.usable() > 0 {
         return;
     }
     let (lack, help) = if service.canary.backends.is_empty() {
@@ -105,6 +107,35 @@ fn check_weight(service: &DraftService, problems: &mut Problems<'_>) {
     };
     let message = format!("`weight` is above 0, but service `{}` {lack}", service.name.get_ref());
     problems.add(weight.span(), message, help);
+}
+
+fn check_rollout(service: &DraftService, problems: &mut Problems<'_>) {
+    let Some(rollout) = &service.rollout else { return };
+    if let Some(weight) = service.weight.as_ref().filter(|weight| *weight.get_ref() > 0.0) {
+        let message = "`weight` is above 0 beside a `rollout`, which starts at 0";
+        let help = "remove `weight`: `canary rollout start` begins with the first step";
+        problems.add(weight.span(), message, help);
+    }
+    if !service.evidence.can_find_safe() {
+        for at in &rollout.safe {
+            problems.add(
+                at.clone(),
+                "no kind of failure is watched for this service, so nothing can be found safe",
+                "write until = \"time\" and a `for`, or `watch` one of those that TCP services \
+                 have",
+            );
+        }
+    }
+    if service.canary.incomplete || service.canary.usable() > 0 {
+        return;
+    }
+    let (lack, help) = if service.canary.backends.is_empty() {
+        ("has no `canary` backends", "write canary = [\"10.0.0.21:8080\"], the new version")
+    } else {
+        ("has only `canary` backends of weight 0", "give one a weight of 1 or more")
+    };
+    let message = format!("a rollout, but service `{}` {lack}", service.name.get_ref());
+    problems.add(rollout.at.clone(), message, help);
 }
 
 fn check_table_size(service: &DraftService, problems: &mut Problems<'_>) {

@@ -146,6 +146,57 @@ impl<'a, 't> Field<'a, 't> {
         None
     }
 
+    /// A share inside of a range. Both are fractions of 1; `example` is a value
+    /// as it would stand in the file.
+    pub(super) fn share_between(
+        &self,
+        problems: &mut Problems<'_>,
+        range: RangeInclusive<f64>,
+        example: &str,
+    ) -> Option<f64> {
+        let share = self.share(problems)?;
+        if range.contains(&share) {
+            return Some(share);
+        }
+        let (least, most) = (in_percent(*range.start()), in_percent(*range.end()));
+        self.wrong(
+            problems,
+            format!("`{}` is out of range", self.key),
+            format!("write a share from {least} to {most}, for example \"{example}\""),
+        );
+        None
+    }
+
+    /// A number, with decimals or without.
+    pub(super) fn number(
+        &self,
+        problems: &mut Problems<'_>,
+        range: RangeInclusive<f64>,
+        example: f64,
+    ) -> Option<f64> {
+        let (written, number) = match self.value {
+            DeValue::Integer(number) => {
+                (number.to_string(), integer(number).map(|number| number as f64))
+            }
+            DeValue::Float(number) => (number.to_string(), number.as_str().parse().ok()),
+            _ => {
+                self.wrong_type(problems, "a number", self.write(&format!("{example:?}")));
+                return None;
+            }
+        };
+        let number = number.filter(|number: &f64| number.is_finite() && range.contains(number));
+        if number.is_none() {
+            let help = match (*range.start(), *range.end()) {
+                (f64::MIN, f64::MAX) => format!("write a number, for example {example:?}"),
+                (least, most) => {
+                    format!("write a number from {least} to {most}, for example {example:?}")
+                }
+            };
+            self.wrong(problems, format!("`{}` is {written}, out of range", self.key), help);
+        }
+        number
+    }
+
     pub(super) fn duration(
         &self,
         problems: &mut Problems<'_>,
@@ -163,10 +214,16 @@ impl<'a, 't> Field<'a, 't> {
                 return None;
             }
         };
+        let examples = [("30s", 30), ("5m", 300), ("2h 4m", 7440)].into_iter();
+        let examples: Vec<&str> = examples
+            .filter(|(_, seconds)| range.contains(&Duration::from_secs(*seconds)))
+            .map(|(example, _)| example)
+            .collect();
         let limits = format!(
-            "write a time from {} to {}, for example \"30s\" or \"2h 4m\"",
+            "write a time from {} to {}, for example {}",
             humantime::format_duration(least),
-            humantime::format_duration(most)
+            humantime::format_duration(most),
+            or_list(&examples, "\"")
         );
         let said = match humantime::parse_duration(text) {
             Ok(duration) if duration < least => "too short",
@@ -216,6 +273,30 @@ impl<'a, 't> Field<'a, 't> {
         None
     }
 
+    /// The tables under headers in double brackets, or in a list; those that are
+    /// none are noted and left out. `place` is the header without its brackets.
+    pub(super) fn tables(
+        &self,
+        problems: &mut Problems<'_>,
+        place: &str,
+    ) -> Vec<Spanned<&'a DeTable<'t>>> {
+        let help = format!("write [[{place}]] above each, in double brackets");
+        let DeValue::Array(elements) = self.value else {
+            self.wrong_type(problems, "a list of tables", help);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for element in elements {
+            if let DeValue::Table(table) = element.get_ref() {
+                tables.push(Spanned::new(element.span(), table));
+            } else {
+                let field = Field { key: self.key, value: element.get_ref(), at: element.span() };
+                field.wrong_type(problems, "a table", help.clone());
+            }
+        }
+        tables
+    }
+
     /// `example` is one element as it would stand in the file.
     pub(super) fn list(
         &self,
@@ -232,6 +313,23 @@ impl<'a, 't> Field<'a, 't> {
         self.wrong_type(problems, "a list", self.write(&format!("[{element}]")));
         None
     }
+}
+
+/// The time under a key, or what holds where there is none or a wrong one.
+pub(super) fn time_or(
+    default: Duration,
+    table: &DeTable<'_>,
+    key: &str,
+    range: RangeInclusive<Duration>,
+    problems: &mut Problems<'_>,
+) -> Duration {
+    field(table, key).and_then(|field| field.duration(problems, range)).unwrap_or(default)
+}
+
+/// A fraction of 1 as the file would have it, without what the division by 100
+/// left of dust.
+pub(super) fn in_percent(share: f64) -> String {
+    format!("{}%", (share * 1e14).round() / 1e12)
 }
 
 /// The number before a `%`, in plain decimals.

@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::{
     mistakes::Problems,
-    suggest::{closest, or_list},
+    suggest::{closest, or_list, slip},
 };
 
 /// One kind of table.
@@ -30,6 +30,7 @@ pub(super) const TOP: Kind = Kind {
         "log",
         "timeouts",
         "rollback",
+        "evidence",
         "signals",
         "service",
     ],
@@ -61,21 +62,91 @@ pub(super) const SERVICE: Kind = Kind {
         "table_size",
         "timeouts",
         "rollback",
+        "rollout",
+        "evidence",
         "signals",
     ],
 };
 pub(super) const BACKEND: Kind =
     Kind { place: "in a backend { … }", keys: &["address", "weight"] };
 
-pub(super) const KINDS: [&Kind; 7] =
-    [&TOP, &METRICS, &LOG, &TIMEOUTS, &ROLLBACK, &SERVICE, &BACKEND];
+pub(super) const ROLLOUT: Kind = Kind {
+    place: "in [service.NAME.rollout]",
+    keys: &[
+        "strategy",
+        "split",
+        "for",
+        "steps",
+        "deadline",
+        "on_timeout",
+        "on_rollback",
+        "keep_old",
+        "dead_man",
+        "max_away",
+        "salt",
+        "gates",
+        "hooks",
+    ],
+};
+pub(super) const STEP: Kind =
+    Kind { place: "in a step { … }", keys: &["split", "for", "until", "at_most"] };
+pub(super) const GATE: Kind = Kind {
+    place: "in [[service.NAME.rollout.gates]]",
+    keys: &[
+        "name",
+        "prometheus",
+        "query",
+        "max",
+        "min",
+        "relative",
+        "webhook",
+        "command",
+        "every",
+        "timeout",
+        "retries",
+        "on_fail",
+        "on_missing",
+    ],
+};
+pub(super) const HOOK: Kind = Kind {
+    place: "in [[service.NAME.rollout.hooks]]",
+    keys: &["name", "on", "webhook", "slack", "command", "timeout", "retries"],
+};
+pub(super) const EVIDENCE: Kind = Kind {
+    place: "in [evidence] or [service.NAME.evidence]",
+    keys: &[
+        "alpha",
+        "beta",
+        "watch",
+        "ratio",
+        "margin",
+        "safe_ratio",
+        "safe_margin",
+        "slower",
+        "last_margin",
+        "refused",
+        "resets",
+        "handshake-timeouts",
+        "5xx",
+        "handshake",
+        "first-byte",
+    ],
+};
+pub(super) const FAILURES: Kind = Kind {
+    place: "in the table of a kind of failure, as [evidence.resets]",
+    keys: &["ratio", "margin", "safe_ratio", "safe_margin"],
+};
+pub(super) const TIMES: Kind =
+    Kind { place: "in the table of a time, as [evidence.handshake]", keys: &["slower"] };
 
-/// Keys that people will look for and that this version does not have.
-const NOT_YET: [(&str, &str); 1] = [(
-    "rollout",
-    "this version has no automatic rollout: remove the key, start with `weight` and \
-     raise it with `canary weight`",
-)];
+pub(super) const KINDS: [&Kind; 14] = [
+    &TOP, &METRICS, &LOG, &TIMEOUTS, &ROLLBACK, &SERVICE, &BACKEND, &ROLLOUT, &STEP, &GATE, &HOOK,
+    &EVIDENCE, &FAILURES, &TIMES,
+];
+
+/// Keys that people know from elsewhere, and what they are called here.
+const ELSEWHERE: [(&Kind, &str, &str); 3] =
+    [(&STEP, "weight", "split"), (&STEP, "setWeight", "split"), (&STEP, "duration", "for")];
 
 /// Every key of `table` that its kind does not have.
 pub(super) fn check_unknown(table: &DeTable<'_>, kind: &Kind, problems: &mut Problems<'_>) {
@@ -88,8 +159,12 @@ pub(super) fn check_unknown(table: &DeTable<'_>, kind: &Kind, problems: &mut Pro
 }
 
 fn unknown(name: &str, at: Range<usize>, kind: &Kind, problems: &mut Problems<'_>) {
-    let help = if let Some((_, help)) = NOT_YET.iter().find(|(key, _)| *key == name) {
-        (*help).to_owned()
+    let elsewhere = ELSEWHERE
+        .iter()
+        .find(|(here, key, _)| here.place == kind.place && *key == name)
+        .map(|(.., meant)| *meant);
+    let help = if let Some(meant) = elsewhere.or_else(|| slip(name, kind.keys.iter().copied())) {
+        format!("did you mean `{meant}`?")
     } else if let Some(other) = KINDS.iter().find(|other| other.keys.contains(&name)) {
         format!("`{name}` belongs {}", other.place)
     } else if let Some(meant) = closest(name, kind.keys.iter().copied()) {

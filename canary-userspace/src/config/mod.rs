@@ -2,7 +2,7 @@
 //! once. `docs/configuration.md` is its reference.
 //!
 //! A file is parsed into a tree that knows its places (`toml`), read key by key
-//! into a draft (`read`, `service`, `field`, `address`), then checked across
+//! into a draft (`read…`, `service`, `field`, `address`, `reach`), then checked across
 //! values (`check`). Each step notes what is wrong (`mistakes`) and goes on.
 //! Only [`load`] does I/O.
 
@@ -12,7 +12,12 @@ mod field;
 mod host;
 mod keys;
 mod mistakes;
+mod reach;
 mod read;
+mod read_evidence;
+mod read_outside;
+mod read_rollout;
+mod read_steps;
 pub mod rollout;
 mod service;
 mod suggest;

@@ -11,12 +11,13 @@ use toml::{
 };
 
 use super::{
-    Config, Histograms, Log, LogTarget, Metrics, Rollback, Timeouts, XdpMode,
+    Config, Evidence, Histograms, Log, LogTarget, Metrics, Rollback, Timeouts, XdpMode,
     address::Role,
     field::{Field, field},
     keys::{self, check_unknown},
     mistakes::Problems,
-    service::{DraftService, read_services},
+    read_evidence::{Seen, read_evidence},
+    service::{DraftService, ForAll, read_services},
 };
 
 /// What could be read of a file, with the places that later checks point at.
@@ -77,7 +78,10 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
     let timeouts = read_timeouts(top, Timeouts::default(), problems);
     let rollback = read_rollback(top, Rollback::default(), problems);
     config.signals = read_signals(top, config.signals, problems);
-    let services = read_services(top, timeouts, rollback, config.signals, problems);
+    let seen = Seen { signals: config.signals, protocol: None };
+    let evidence = read_evidence(top, Evidence::default(), seen, problems);
+    let for_all = ForAll { timeouts, rollback, evidence, signals: config.signals };
+    let services = read_services(top, &for_all, problems);
     Draft { config, interfaces, metrics_listen, services }
 }
 

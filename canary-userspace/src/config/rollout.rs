@@ -243,8 +243,8 @@ impl Transition {
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 impl Rollout {
     /// What `rollout = "auto"` stands for: harm is watched always, and safety
@@ -283,25 +283,55 @@ impl Rollout {
     /// backends stable has, `split` what `ab` keeps.
     #[must_use]
     pub fn preset(strategy: Strategy, stable: usize, split: f64) -> Self {
-        let step = |split: f64, minutes: u32, until, drained| Step {
+        let step = |split: f64, minutes: u32, until| Step {
             split,
             lasts: MINUTE * minutes,
             until,
             at_most: None,
-            drained,
+            drained: 0,
         };
         let steps = match strategy {
             Strategy::Canary => return Self::auto(),
             Strategy::BlueGreen => {
-                vec![step(0.0, 0, Until::Time, 0), step(1.0, 10, Until::Time, 0)]
+                vec![step(0.0, 0, Until::Time), step(1.0, 10, Until::Time)]
             }
-            Strategy::Rolling => (1..=stable)
-                .map(|done| step(done as f64 / stable as f64, 1, Until::Time, done))
-                .collect(),
-            Strategy::Ab => vec![step(split, 0, Until::Pause, 0)],
+            Strategy::Rolling => Self::rolling(&vec![1; stable], MINUTE),
+            Strategy::Ab => vec![step(split, 0, Until::Pause)],
         };
         let deadline = if strategy == Strategy::Ab { None } else { Some(24 * HOUR) };
         Self { strategy, steps, deadline, ..Self::auto() }
+    }
+
+    /// The steps of [`Strategy::Rolling`], one for each of stable's backends
+    /// that takes flows: the canary gets the share of those that are drained.
+    /// `weights` are stable's, in the order of the configuration.
+    #[must_use]
+    pub fn rolling(weights: &[u32], lasts: Duration) -> Vec<Step> {
+        let total: u64 = weights.iter().copied().map(u64::from).sum();
+        let mut gone = 0;
+        let takes_flows = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+        let steps = takes_flows.map(|(at, weight)| {
+            gone += u64::from(*weight);
+            Step {
+                split: gone as f64 / total as f64,
+                lasts,
+                until: Until::Time,
+                at_most: None,
+                drained: at + 1,
+            }
+        });
+        steps.collect()
+    }
+}
+
+impl Evidence {
+    /// Whether something is watched that can be found safe: a kind of failure.
+    /// Times are only ever found harmful.
+    #[must_use]
+    pub fn can_find_safe(&self) -> bool {
+        [&self.refused, &self.resets, &self.handshake_timeouts, &self.http_5xx]
+            .iter()
+            .any(|failures| failures.watched)
     }
 }
 

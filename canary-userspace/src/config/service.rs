@@ -9,15 +9,19 @@ use toml::{
 };
 
 use super::{
-    Affinity, Backend, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Timeouts,
+    Affinity, Backend, Evidence, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Timeouts,
     address::Role,
     field::{Field, field},
     keys::{self, check_unknown},
     mistakes::Problems,
     read::{read_rollback, read_signals, read_timeouts},
+    read_evidence::{Seen, read_evidence},
+    read_rollout::{DraftRollout, read_rollout},
 };
 
 const MAX_NAME: usize = 63;
+pub(super) const NAME_HELP: &str =
+    "write letters a to z, digits, - and _ only, beginning with a letter or digit, 63 at most";
 const MAX_SEED: usize = 255;
 
 #[derive(Debug)]
@@ -34,6 +38,17 @@ pub(super) struct DraftService {
     pub(super) table_size: Option<Spanned<u32>>,
     pub(super) timeouts: Timeouts,
     pub(super) rollback: Rollback,
+    pub(super) rollout: Option<DraftRollout>,
+    pub(super) evidence: Evidence,
+    pub(super) signals: u16,
+}
+
+/// What the top of the file says for all services that say nothing else.
+#[derive(Debug)]
+pub(super) struct ForAll {
+    pub(super) timeouts: Timeouts,
+    pub(super) rollback: Rollback,
+    pub(super) evidence: Evidence,
     pub(super) signals: u16,
 }
 
@@ -49,9 +64,7 @@ pub(super) struct DraftTrack {
 /// In the order of the file.
 pub(super) fn read_services(
     top: &DeTable<'_>,
-    timeouts: Timeouts,
-    rollback: Rollback,
-    signals: u16,
+    for_all: &ForAll,
     problems: &mut Problems<'_>,
 ) -> Vec<DraftService> {
     let example = "write a table [service.web] with `listen` and `stable`";
@@ -85,7 +98,7 @@ pub(super) fn read_services(
             }
             continue;
         };
-        drafts.push(read_service(name, service, (timeouts, rollback, signals), problems));
+        drafts.push(read_service(name, service, for_all, problems));
     }
     drafts.sort_by_key(|service| service.name.span().start);
     drafts
@@ -93,23 +106,22 @@ pub(super) fn read_services(
 
 fn check_name(name: &Spanned<String>, problems: &mut Problems<'_>) {
     let text = name.get_ref();
-    let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        && text.len() <= MAX_NAME;
-    if !good {
-        problems.add(
-            name.span(),
-            format!("\"{text}\" cannot be a service's name"),
-            "write letters a to z, digits, - and _ only, beginning with a letter or digit, \
-             63 at most",
-        );
+    if !is_name(text) {
+        problems.add(name.span(), format!("\"{text}\" cannot be a service's name"), NAME_HELP);
     }
+}
+
+/// What can stand in a metric's label, a path and a command line as it is.
+pub(super) fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && text.len() <= MAX_NAME
 }
 
 fn read_service(
     name: Spanned<String>,
     table: &DeTable<'_>,
-    (timeouts, rollback, signals): (Timeouts, Rollback, u16),
+    for_all: &ForAll,
     problems: &mut Problems<'_>,
 ) -> DraftService {
     check_unknown(table, &keys::SERVICE, problems);
@@ -122,10 +134,13 @@ fn read_service(
         let _only: Option<()> = field.choice(problems, &[("nat", ())]);
     }
     let affinities = [("flow", Affinity::Flow), ("client", Affinity::Client)];
+    let stable = read_track(table, "stable", problems);
+    let signals = read_signals(table, for_all.signals, problems);
     DraftService {
         listen: read_listen(&name, table, problems),
         protocol,
-        stable: read_track(table, "stable", problems),
+        rollout: read_rollout(table, &stable, problems),
+        stable,
         canary: read_track(table, "canary", problems),
         weight: field(table, "weight")
             .and_then(|field| Some(Spanned::new(field.at.clone(), field.share(problems)?))),
@@ -137,9 +152,10 @@ fn read_service(
             let size = field.whole(problems, 0..=u32::MAX, DEFAULT_TABLE_SIZE)?;
             Some(Spanned::new(field.at, size))
         }),
-        timeouts: read_timeouts(table, timeouts, problems),
-        rollback: read_rollback(table, rollback, problems),
-        signals: read_signals(table, signals, problems),
+        timeouts: read_timeouts(table, for_all.timeouts, problems),
+        rollback: read_rollback(table, for_all.rollback, problems),
+        evidence: read_evidence(table, for_all.evidence, Seen { signals, protocol }, problems),
+        signals,
         name,
     }
 }
@@ -238,8 +254,8 @@ impl DraftService {
             table_size: self.table_size.map_or(DEFAULT_TABLE_SIZE, Spanned::into_inner),
             timeouts: self.timeouts,
             rollback: self.rollback,
-            rollout: None,
-            evidence: super::Evidence::default(),
+            rollout: self.rollout.map(|draft| draft.finish(&self.evidence)),
+            evidence: self.evidence,
             signals: self.signals,
             name: self.name.into_inner(),
         })

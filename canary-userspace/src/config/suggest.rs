@@ -11,12 +11,22 @@ pub(super) fn closest<'c>(
         .into_iter()
         .map(|candidate| (distance(&word, &normal(candidate)), candidate))
         .filter(|(distance, candidate)| {
-            *distance <= candidate.chars().count().max(word.len()).div_ceil(3).min(3)
+            *distance <= (candidate.chars().count().max(word.len()) / 3).clamp(1, 3)
                 // Of one or two letters nothing would be left.
                 && *distance < candidate.chars().count()
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The candidate that one edit makes of `word`: nearer than a word that means
+/// something elsewhere.
+pub(super) fn slip<'c>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> Option<&'c str> {
+    let meant = closest(word, candidates)?;
+    (distance(&normal(word), &normal(meant)) <= 1).then_some(meant)
 }
 
 fn normal(word: &str) -> Vec<char> {

@@ -23,7 +23,9 @@ fn unknown_keys() {
     // The classic of TOML: below a table's header everything is the table's.
     one(&web("«flows» = 4096"), "unknown key `flows`", "at the top of the file");
     one(&top("«weight» = 1"), "unknown key `weight`", "in [service.NAME]");
-    one(&web("«rollout» = 'auto'"), "unknown key `rollout`", "no automatic rollout");
+    one(&top("«rollout» = 'auto'"), "unknown key `rollout`", "in [service.NAME]");
+    // One letter off is nearer than a key of another table.
+    one(&web("«timeout» = '1s'"), "unknown key `timeout`", "did you mean `timeouts`?");
     one(&top("metrics.«lisen» = 'off'"), "unknown key `lisen`", "`listen`?");
     one(&top("log.«level» = 'debug'"), "unknown key `level`", "`target` and `data_plane`");
     one(&top("timeouts.«establish» = '1h'"), "unknown key", "`established`?");
@@ -433,7 +435,7 @@ fn rendering() {
     port = 80
     ^^^^
   the keys in [service.NAME] are `listen`, `protocol`, `forward`, `stable`, `canary`, `weight`, \
-`affinity`, `seed`, `table_size`, `timeouts`, `rollback` and `signals`
+`affinity`, `seed`, `table_size`, `timeouts`, `rollback`, `rollout`, `evidence` and `signals`
 
 2 mistakes; nothing was changed"
     );

@@ -3,6 +3,8 @@
 
 mod files;
 mod mistakes;
+mod rollout;
+mod rollout_mistakes;
 mod values;
 
 use super::{Config, Mistake, Mistakes, parse};
@@ -14,6 +16,11 @@ interfaces = [\"eth0\"]
 listen = \"203.0.113.10:80\"
 stable = [\"10.0.0.11:8080\", \"10.0.0.12:8080\"]
 ";
+
+/// A service that can have a rollout, with more at its end.
+fn with_canary(more: &str) -> String {
+    format!("{SHORT}canary = [\"10.0.0.21:8080\"]\n{more}")
+}
 
 fn good(text: &str) -> Config {
     parse(text, "canary.toml").unwrap_or_else(|mistakes| panic!("{text}\n{mistakes}"))

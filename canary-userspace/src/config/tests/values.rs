@@ -7,8 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{SHORT, good};
 use crate::config::{
-    Affinity, Backend, Config, Histograms, Log, LogTarget, Metrics, Protocol, Rollback, Service,
-    Timeouts, XdpMode,
+    Affinity, Backend, Config, Evidence, Histograms, Log, LogTarget, Metrics, Protocol, Rollback,
+    Service, Timeouts, XdpMode,
 };
 
 fn backend(address: &str, weight: u32) -> Backend {
@@ -17,6 +17,18 @@ fn backend(address: &str, weight: u32) -> Backend {
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+/// Of a UDP service without signals nothing is left to compare.
+fn nothing_watched() -> Evidence {
+    let mut evidence = Evidence::default();
+    evidence.refused.watched = false;
+    evidence.resets.watched = false;
+    evidence.handshake_timeouts.watched = false;
+    evidence.http_5xx.watched = false;
+    evidence.handshake.watched = false;
+    evidence.first_byte.watched = false;
+    evidence
 }
 
 #[test]
@@ -34,7 +46,7 @@ fn defaults() {
         timeouts: Timeouts::default(),
         rollback: Rollback::default(),
         rollout: None,
-        evidence: crate::config::Evidence::default(),
+        evidence: Evidence::default(),
         signals: Signals::ALL,
     };
     let expected = Config {
@@ -110,7 +122,7 @@ signals = []
         },
         rollback: Rollback { enabled: false, max_excess: 0.025, min_connections: 100 },
         rollout: None,
-        evidence: crate::config::Evidence::default(),
+        evidence: nothing_watched(),
         signals: 0,
     };
     let expected = Config {

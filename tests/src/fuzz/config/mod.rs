@@ -1,6 +1,8 @@
 //! The configuration's reader: every text is either taken whole or refused with
 //! mistakes that stand somewhere in it.
 
+mod rollout;
+
 use std::collections::BTreeSet;
 
 use canary::config::{Config, Mistake, parse};
@@ -47,7 +49,66 @@ const DICTIONARY: &[&[u8]] = &[
     b"seed",
     b"table_size",
     b"rollout",
+    b"strategy",
+    b"steps",
+    b"split",
+    b"for",
+    b"until",
+    b"at_most",
+    b"deadline",
+    b"on_timeout",
+    b"on_rollback",
+    b"keep_old",
+    b"dead_man",
+    b"max_away",
+    b"salt",
+    b"gates",
+    b"hooks",
+    b"name",
+    b"prometheus",
+    b"query",
+    b"max",
+    b"min",
+    b"relative",
+    b"webhook",
+    b"command",
+    b"every",
+    b"timeout",
+    b"retries",
+    b"on_fail",
+    b"on_missing",
+    b"on",
+    b"slack",
+    b"evidence",
+    b"alpha",
+    b"beta",
+    b"watch",
+    b"ratio",
+    b"margin",
+    b"safe_ratio",
+    b"safe_margin",
+    b"slower",
+    b"last_margin",
+    b"\"refused\"",
+    b"resets",
+    b"handshake-timeouts",
+    b"5xx",
+    b"handshake",
+    b"first-byte",
+    b"signals",
     b"\"auto\"",
+    b"\"rolling\"",
+    b"\"blue-green\"",
+    b"\"ab\"",
+    b"\"safe\"",
+    b"\"pause\"",
+    b"\"30days\"",
+    b"\"http://[::1]:9/\"",
+    b"{{track}}",
+    b"{ split = \"5%\", for = \"5m\" },",
+    b"[service.a.rollout]\n",
+    b"[[service.a.rollout.gates]]\n",
+    b"[service.a.evidence]\n",
     b"\"udp\"",
     b"\"tcp\"",
     b"\"nat\"",
@@ -178,6 +239,8 @@ fn check_config(config: &Config, text: &str) -> Result<Vec<u64>, String> {
             "a backend that can't be reached"
         } else if !listeners.insert((service.listen, service.protocol.name())) {
             "two services on one listener"
+        } else if let Some(wrong) = rollout::wrong(service) {
+            wrong
         } else {
             continue;
         };
@@ -193,5 +256,7 @@ fn check_config(config: &Config, text: &str) -> Result<Vec<u64>, String> {
             config.metrics.listen.is_some(),
             config.metrics.textfile.is_some(),
         )),
+        mark(service.rollout.as_ref().map(rollout::shape)),
+        mark(rollout::watched(&service.evidence)),
     ])
 }
