@@ -12,4 +12,5 @@ pub mod metrics;
 pub mod netlink;
 pub mod plan;
 pub mod recent;
+pub mod rollout;
 pub mod stats;
