@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     event::{Action, Command, Verdict},
     refusal::Refusal,
-    state::{How, Phase, Stage, Why},
+    state::{How, Stage, Why},
     walk::Walk,
     words,
 };
@@ -26,6 +26,11 @@ impl Walk<'_> {
             Stage::RollingBack => return Err(Refusal::RollingBack),
             Stage::Draining | Stage::Complete => return Err(Refusal::Completed { phase }),
             _ => {}
+        }
+        if let Some(reason) = self.objection()
+            && !matches!(command, Command::Pause | Command::Abort)
+        {
+            return Err(Refusal::Objection { phase, reason });
         }
         match command {
             Command::Pause => self.pause(by),
@@ -100,14 +105,18 @@ impl Walk<'_> {
         state.in_step = Duration::ZERO;
         state.step_for = Duration::ZERO;
         state.rearmed = 0;
+        state.insisted = false;
         state.paused = None;
         state.waiting = None;
         state.hold = None;
     }
 
     fn pause(&mut self, by: &str) -> Result<(), Refusal> {
-        if self.state.phase() == Phase::Paused || self.state.paused.is_some() {
-            return Err(Refusal::AlreadyPaused { reason: self.state.reason.clone() });
+        if let Some(by) = self.state.paused.clone() {
+            return Err(Refusal::AlreadyPaused { phase: self.state.phase(), by });
+        }
+        if self.state.held_by() == Some(Why::Person) {
+            return Err(Refusal::WaitsForPerson);
         }
         self.state.paused = Some(by.to_owned());
         self.because = Some(words::paused(by));
@@ -173,7 +182,7 @@ impl Walk<'_> {
     fn promote_by_hand(&mut self, full: bool, by: &str) -> Result<(), Refusal> {
         let phase = self.state.phase();
         if let Verdict::Harm { reason } = &self.seen.verdict {
-            return Err(Refusal::Harm { phase, reason: reason.clone() });
+            return Err(Refusal::Objection { phase, reason: reason.clone() });
         }
         if !self.seen.canary_usable {
             return Err(Refusal::Unusable { phase });
@@ -191,6 +200,7 @@ impl Walk<'_> {
         self.state.paused = None;
         self.state.hold = None;
         self.state.waiting = None;
+        self.state.insisted = true;
         self.because = Some(words::promoted(full, by));
         match stage {
             Stage::Baking if !full => self.end_step(),

@@ -37,11 +37,11 @@ pub enum Refusal {
          `canary reload`"
     )]
     Promoted { phase: Phase },
-    #[error("the phase is paused, {reason}: `resume` or `promote` goes on, `abort` ends it")]
-    AlreadyPaused { reason: String },
+    #[error("the phase is {phase}, it was paused by {by} already: `resume` goes on")]
+    AlreadyPaused { phase: Phase, by: String },
     #[error("the phase is {phase}, nothing is paused: `pause` stays at this step")]
     NotPaused { phase: Phase },
-    #[error("the phase is paused, this step is one that a person ends: `promote` does")]
+    #[error("the phase is paused, this step is one that a person ends: `promote` does that")]
     WaitsForPerson,
     #[error(
         "the phase is {phase}, {reason}: it goes on by itself when this is over; `abort` takes \
@@ -76,8 +76,11 @@ pub enum Refusal {
          (`canary status` shows what is wrong with each)"
     )]
     OldUnusable { phase: Phase },
-    #[error("the phase is {phase} and the canary does harm, it is taken out: {reason}")]
-    Harm { phase: Phase, reason: String },
+    #[error(
+        "the phase is {phase} and the canary is about to be taken out ({reason}): `abort` does it \
+         now"
+    )]
+    Objection { phase: Phase, reason: String },
     #[error("the phase is {phase}, the rollout sets the split: `abort` it first")]
     HandsOff { phase: Phase },
     #[error(

@@ -35,6 +35,9 @@ pub struct State {
     pub overall: Duration,
     /// Who paused it.
     pub paused: Option<String>,
+    /// The move under way was ordered, or its time is over: gates are not heard
+    /// before it.
+    pub insisted: bool,
     /// A hook that goes before what comes next.
     pub waiting: Option<Waiting>,
     /// Why it does not go on.
@@ -118,6 +121,11 @@ impl Stage {
             | Self::BeforePromotion => true,
             Self::Idle | Self::RollingBack | Self::Draining | Self::Complete => false,
         }
+    }
+
+    /// Whether it is left as soon as nothing has to be waited for.
+    pub(super) const fn is_before(self) -> bool {
+        matches!(self, Self::BeforeStart | Self::BeforeStep | Self::BeforePromotion)
     }
 
     /// Whether the old version is kept, to go back to.

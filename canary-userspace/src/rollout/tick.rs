@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     event::{Action, Gates, Guard, Verdict},
     refusal::Refusal,
-    state::{Hold, How, Stage, Why},
+    state::{How, Stage, Why},
     walk::Walk,
     words,
 };
@@ -80,16 +80,12 @@ impl Walk<'_> {
             Verdict::Mismatch { reason } if self.has_begun() && state.split > 0.0 => {
                 Some((Why::Mismatch, reason.clone()))
             }
-            _ if self.waits_for_person() => Some((Why::Person, words::person(state, self.plan))),
             _ => None,
         };
-        match (found, self.state.hold.take()) {
-            (Some((why, reason)), before) => {
-                self.state.hold = before;
-                self.hold(why, reason);
-            }
-            (None, Some(Hold { why, .. })) => self.record(None, words::over(why)),
-            (None, None) => {}
+        if let Some((why, reason)) = found {
+            self.hold(why, reason);
+        } else if let Some(hold) = self.state.hold.take_if(|hold| hold.why != Why::Person) {
+            self.record(None, words::over(hold.why));
         }
     }
 
@@ -133,7 +129,10 @@ impl Walk<'_> {
         }
         let before = (self.state.stage, self.state.step);
         match self.state.stage {
-            Stage::Emptying if self.seen.drained_active == 0 => self.enter(),
+            Stage::Emptying if self.seen.drained_active == 0 && !self.gates_hold() => self.enter(),
+            Stage::Baking if self.waits_for_person() => {
+                self.hold(Why::Person, words::person(&self.state, self.plan));
+            }
             Stage::Baking if words::obstacle(&self.state, self.plan, self.seen).is_none() => {
                 self.because = Some(words::passed(&self.state));
                 self.end_step();
@@ -181,6 +180,7 @@ impl Walk<'_> {
             return;
         }
         self.state.hold = None;
+        self.state.insisted = true;
         self.because = Some(reason);
         if self.state.stage == Stage::Emptying {
             self.enter();

@@ -121,12 +121,23 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether gates that no longer pass keep it from more traffic. What they said
+    /// when the step was passed may be long ago: hooks take their time.
+    pub(super) fn gates_hold(&self) -> bool {
+        self.has_begun()
+            && !self.state.insisted
+            && matches!(self.seen.gates, Gates::Failing { .. } | Gates::Missing { .. })
+    }
+
     /// Through all that waits for nothing. A step's end is looked for at ticks
     /// only, when what is seen is of that step.
     pub(super) fn proceed(&mut self) {
-        while self.is_free() {
+        while self.is_free() && self.state.stage.is_before() {
             if let Some(reason) = self.objection() {
                 return self.roll_back(How::RolledBack, reason);
+            }
+            if self.gates_hold() {
+                return;
             }
             match self.state.stage {
                 Stage::BeforeStart => {
@@ -137,9 +148,6 @@ impl<'a> Walk<'a> {
                 Stage::BeforeStep => self.enter(),
                 Stage::BeforePromotion => self.promote(),
                 _ => return,
-            }
-            if matches!(self.state.stage, Stage::Emptying | Stage::Baking) {
-                return;
             }
         }
     }
@@ -170,6 +178,7 @@ impl<'a> Walk<'a> {
             return self.hold(Why::Unusable, words::unusable());
         }
         self.state.stage = Stage::Baking;
+        self.state.insisted = false;
         self.state.split = split;
         self.act(Action::SetSplit(split));
         if split > 0.0 {
@@ -248,6 +257,7 @@ impl<'a> Walk<'a> {
         state.stage = stage;
         state.split = 0.0;
         state.drained = 0;
+        state.insisted = false;
         state.paused = None;
         state.waiting = None;
         state.hold = None;

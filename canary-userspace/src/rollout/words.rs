@@ -23,6 +23,11 @@ pub(super) fn reason(state: &State, plan: &Plan<'_>, seen: &Seen) -> String {
     if let Some(waiting) = &state.waiting {
         return waits_for(waiting.transition);
     }
+    if let Gates::Failing { reason, .. } | Gates::Missing { reason } = &seen.gates
+        && matches!(state.stage, Stage::BeforeStep | Stage::BeforePromotion)
+    {
+        return reason.clone();
+    }
     let ended = state.ended.as_ref().map(|ended| ended.reason.clone()).unwrap_or_default();
     match state.stage {
         Stage::Idle => ended,
@@ -179,8 +184,7 @@ pub(super) fn over(why: Why) -> String {
     match why {
         Why::Unusable => "the canary has a usable backend again",
         Why::Mismatch => "connections are shared as the split says again",
-        Why::Person => "the step takes longer again",
-        Why::Away | Why::Guard | Why::Changed | Why::Timeout => "it may go on",
+        Why::Person | Why::Away | Why::Guard | Why::Changed | Why::Timeout => "it may go on",
     }
     .to_owned()
 }
@@ -220,14 +224,16 @@ pub(super) fn budget_and_harm(reason: &str) -> String {
     format!("the kernel's error budget was spent, and: {reason}")
 }
 
-/// What to do about a hold that is no failed hook.
+/// What to do where no hook failed.
 pub(super) fn instead_of_retry(state: &State) -> &'static str {
     match (state.held_by(), &state.waiting, &state.paused) {
-        (Some(Why::Unusable | Why::Mismatch), ..) => "it goes on by itself when this is over",
+        (Some(Why::Unusable | Why::Mismatch), ..) => {
+            "it goes on by itself when this is over, `abort` ends it"
+        }
         (Some(Why::Person), ..) => "`promote` goes on",
         (Some(_), ..) | (None, None, Some(_)) => "`resume` goes on",
-        (None, Some(_), _) => "one is being waited for",
-        (None, None, None) => "there is nothing to try again",
+        (None, Some(_), _) => "one is waited for, `abort` does not wait",
+        (None, None, None) => "the rollout goes on by itself, `promote` ends the step now",
     }
 }
 

@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod invariants;
+mod matrix;
+mod random;
 mod scenarios;
+mod situations;
 
 use std::time::Duration;
 
