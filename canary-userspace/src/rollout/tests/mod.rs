@@ -8,6 +8,7 @@ mod matrix;
 mod random;
 mod scenarios;
 mod situations;
+mod trouble;
 
 use std::time::Duration;
 
