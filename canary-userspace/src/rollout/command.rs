@@ -14,33 +14,53 @@ use crate::config::rollout::Transition;
 impl Walk<'_> {
     pub(super) fn command(&mut self, command: Command, by: &str) -> Result<(), Refusal> {
         match command {
-            Command::SetWeight => return self.set_weight(by),
-            Command::Start => return self.start(by),
-            Command::Undo => return self.undo(by),
-            Command::Retry if self.state.stage == Stage::Idle => return self.start_again(by),
-            _ => {}
-        }
-        let phase = self.state.phase();
-        match self.state.stage {
-            Stage::Idle => return Err(Refusal::NothingUnderWay),
-            Stage::RollingBack => return Err(Refusal::RollingBack),
-            Stage::Draining | Stage::Complete => return Err(Refusal::Completed { phase }),
-            _ => {}
-        }
-        if let Some(reason) = self.objection()
-            && !matches!(command, Command::Pause | Command::Abort)
-        {
-            return Err(Refusal::Objection { phase, reason });
-        }
-        match command {
-            Command::Pause => self.pause(by),
-            Command::Resume => self.resume(by),
-            Command::Retry => self.retry(by),
-            Command::Promote { full } => self.promote_by_hand(full, by),
-            _ => {
+            Command::Start => self.start(by),
+            Command::Pause => {
+                self.is_walked()?;
+                self.pause(by)
+            }
+            Command::Resume => {
+                self.may_go_on()?;
+                self.resume(by)
+            }
+            Command::Promote { full } => {
+                self.may_go_on()?;
+                self.promote_by_hand(full, by)
+            }
+            Command::Abort => {
+                self.is_walked()?;
                 self.roll_back(How::Aborted, words::aborted(by));
                 Ok(())
             }
+            Command::Retry if self.state.stage == Stage::Idle => self.start_again(by),
+            Command::Retry => {
+                self.may_go_on()?;
+                self.retry(by)
+            }
+            Command::Undo => self.undo(by),
+            Command::SetWeight => self.set_weight(by),
+        }
+    }
+
+    /// Whether there are steps to speak of.
+    fn is_walked(&self) -> Result<(), Refusal> {
+        match self.state.stage {
+            Stage::Idle => Err(Refusal::NothingUnderWay),
+            Stage::RollingBack => Err(Refusal::RollingBack),
+            Stage::Draining | Stage::Complete => {
+                Err(Refusal::Completed { phase: self.state.phase() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The next tick takes out a canary that is objected to; nothing may come
+    /// before that.
+    fn may_go_on(&self) -> Result<(), Refusal> {
+        self.is_walked()?;
+        match self.objection() {
+            Some(reason) => Err(Refusal::Objection { phase: self.state.phase(), reason }),
+            None => Ok(()),
         }
     }
 
@@ -74,8 +94,8 @@ impl Walk<'_> {
             return Err(Refusal::Unusable { phase });
         }
         self.act(Action::Salt);
+        // It may have been set by hand.
         self.act(Action::SetSplit(0.0));
-        self.state.split = 0.0;
         self.because = Some(words::started_by(by));
         self.begin();
         Ok(())
@@ -181,6 +201,7 @@ impl Walk<'_> {
 
     fn promote_by_hand(&mut self, full: bool, by: &str) -> Result<(), Refusal> {
         let phase = self.state.phase();
+        // Also before the first step: after this it would count.
         if let Verdict::Harm { reason } = &self.seen.verdict {
             return Err(Refusal::Objection { phase, reason: reason.clone() });
         }

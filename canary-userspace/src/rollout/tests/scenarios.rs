@@ -280,6 +280,54 @@ fn gates_are_heard_once_more_after_a_hook() {
     }
 }
 
+/// Who passes over a gate once does so once.
+#[test]
+fn a_promotion_by_hand_is_of_one_step() {
+    let mut life = preset(Strategy::Canary);
+    life.say(Command::Start);
+    life.say(PROMOTE);
+    life.rollout.hooks = hooks(&[Transition::BeforeStep]);
+    life.live(10 * MINUTE);
+    life.seen.gates = Gates::Missing { reason: "no data".to_owned() };
+    life.answer(Ok(()));
+    life.live(MINUTE);
+    life.is(Phase::Shifting, 2, 0.05);
+}
+
+#[test]
+fn a_refusal_says_what_fits_instead() {
+    for (name, command, says) in [
+        ("baking", Command::Undo, "`abort`"),
+        ("complete", Command::Abort, "`undo`"),
+        ("complete", PROMOTE, "`undo`"),
+        ("idle", Command::Abort, "`start`"),
+        ("baking", Command::SetWeight, "`abort`"),
+        ("promoting", PROMOTE, "before-promotion hook"),
+        ("degraded, hook failed", Command::Resume, "`retry`"),
+        ("degraded, away", Command::Retry, "`resume`"),
+        ("degraded, canary unusable", Command::Resume, "no usable backend"),
+        ("idle, promoted", Command::Start, "`canary reload`"),
+        ("paused, until a person", Command::Resume, "`promote`"),
+    ] {
+        let refusal = situation(name).refuses(command).to_string();
+        assert!(refusal.contains(says), "{name}, {command:?}: {refusal}");
+    }
+}
+
+#[test]
+fn harm_is_not_promoted() {
+    for name in SITUATIONS {
+        for command in [PROMOTE, Command::Promote { full: true }, Command::Resume, Command::Retry] {
+            let mut life = situation(name);
+            if life.state.stage.is_under_way() && life.state.split > 0.0 {
+                life.seen.verdict = harm();
+                let refusal = life.refuses(command);
+                assert!(matches!(refusal, Refusal::Objection { .. }), "{name}: {refusal}");
+            }
+        }
+    }
+}
+
 #[test]
 fn abort_beats_all_that_comes_after_it() {
     let later = |life: &Life| {
@@ -362,6 +410,11 @@ fn one_rollout_after_the_other() {
     assert_eq!(life.done(), [Action::ForgetOld]);
     life.say(Command::Start);
     life.is(Phase::Baking, 0, 0.1);
+    // Before it, other backends are just that.
+    let mut life = situation("idle");
+    life.fingerprint.tracks += 1;
+    life.event(&Event::Reconfigured { keeps_stable: false });
+    assert_eq!(life.actions, []);
     // Steps alone are no reason to forget who is stable.
     let mut life = situation("complete");
     life.fingerprint.steps += 1;

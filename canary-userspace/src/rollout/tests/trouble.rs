@@ -25,6 +25,9 @@ fn a_budget_that_was_bad_luck_is_refilled_three_times() {
     life.tick();
     life.is(Phase::Degraded, 1, 0.3);
     assert_eq!(life.done(), []);
+    // New maps, perhaps: nothing else says that it had tripped.
+    life.event(&Event::Restored { away: TICK });
+    assert_eq!(life.done(), [Action::HoldGuard, Action::Drain(0), Action::SetSplit(0.3)]);
     life.say(Command::Resume);
     assert!(arms(&life), "{:?}", life.actions);
     life.tick();
