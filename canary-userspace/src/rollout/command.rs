@@ -93,7 +93,6 @@ impl Walk<'_> {
         if !self.seen.canary_usable && !self.plan.tells(Transition::BeforeStart) {
             return Err(Refusal::Unusable { phase });
         }
-        self.act(Action::Salt);
         // It may have been set by hand.
         self.act(Action::SetSplit(0.0));
         self.because = Some(words::started_by(by));
@@ -112,6 +111,7 @@ impl Walk<'_> {
         self.state.fingerprint = self.plan.fingerprint;
         self.state.ended = None;
         self.rewind();
+        self.act(Action::Salt(self.state.id));
         self.ask(Transition::BeforeStart);
         self.proceed();
     }

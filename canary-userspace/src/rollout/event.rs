@@ -35,10 +35,20 @@ pub enum Event {
     Hook { ticket: u64, result: Result<(), String> },
     /// A daemon started and found this state; `plan` is what its configuration
     /// says now.
-    Restored { away: Duration },
-    /// `plan` is about to come into force. `keeps_stable`: what the new file
-    /// calls stable is the version that serves now.
-    Reconfigured { keeps_stable: bool },
+    Restored { away: Duration, serving: Serving },
+    /// `plan` is about to come into force.
+    Reconfigured { serving: Serving },
+}
+
+/// What `plan`'s configuration calls the version that has new connections now,
+/// or has all but the canary's. Asked after a promotion only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serving {
+    #[default]
+    Stable,
+    Canary,
+    /// None of its backends is in either track.
+    Neither,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +157,8 @@ pub enum Action {
     HoldGuard,
     /// Existing flows of the canary get a RST on their next packet.
     ResetCanary,
-    /// The salt of a new rollout.
-    Salt,
+    /// The salt of a rollout, by its number: the same number is the same salt.
+    Salt(u64),
     /// In one write: what the configuration calls canary is stable and takes
     /// all new connections; the other is kept aside, and the split is 0.
     SwapTracks,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use self::walk::Walk;
 pub use self::{
-    event::{Action, Command, Entry, Event, Gates, Guard, Plan, Seen, Verdict},
+    event::{Action, Command, Entry, Event, Gates, Guard, Plan, Seen, Serving, Verdict},
     refusal::Refusal,
     state::{Ended, Fingerprint, Hold, How, Phase, Stage, State, Waiting, Why},
 };
@@ -54,8 +54,8 @@ pub fn next(state: &State, plan: &Plan<'_>, seen: &Seen, event: &Event) -> Resul
         Event::Command(command, by) => walk.command(*command, by)?,
         Event::Tick { elapsed } => walk.tick(*elapsed),
         Event::Hook { ticket, result } => walk.answered(*ticket, result),
-        Event::Restored { away } => walk.restored(*away),
-        Event::Reconfigured { keeps_stable } => walk.reconfigured(*keeps_stable)?,
+        Event::Restored { away, serving } => walk.restored(*away, *serving),
+        Event::Reconfigured { serving } => walk.reconfigured(*serving)?,
     }
     Ok(walk.finish())
 }

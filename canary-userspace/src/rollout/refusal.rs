@@ -89,9 +89,8 @@ pub enum Refusal {
     )]
     Configuration { phase: Phase },
     #[error(
-        "the phase is {phase}: what the file calls stable is not the version that serves now, \
-         which would lose its connections to another one; write its backends as `stable`, or \
-         `undo` first"
+        "the phase is {phase}: the version that serves now is in neither track of the file and \
+         would lose its connections; write its backends as `stable`, or `undo` first"
     )]
     WouldRevert { phase: Phase },
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    event::{Action, Gates, Guard, Verdict},
+    event::{Action, Gates, Guard, Serving, Verdict},
     refusal::Refusal,
     state::{How, Stage, Why},
     walk::Walk,
@@ -211,7 +211,7 @@ impl Walk<'_> {
 
     /// Says again what is in force: the last daemon may have died before it had
     /// done it.
-    pub(super) fn restored(&mut self, away: Duration) {
+    pub(super) fn restored(&mut self, away: Duration, serving: Serving) {
         let other = self.state.fingerprint != self.plan.fingerprint;
         let past_end = self.state.step >= self.plan.rollout.steps.len();
         match self.state.stage {
@@ -223,7 +223,7 @@ impl Walk<'_> {
             }
             _ => {
                 if other {
-                    self.adopt_configuration();
+                    self.adopt_configuration(serving);
                 }
                 self.restore_rest();
             }
@@ -236,6 +236,7 @@ impl Walk<'_> {
         if split > 0.0 && (tripped || away > self.plan.rollout.max_away) {
             self.act(Action::HoldGuard);
         }
+        self.act(Action::Salt(self.state.id));
         self.act(Action::Drain(self.state.drained));
         self.act(Action::SetSplit(split));
         if away > self.plan.rollout.max_away
@@ -288,22 +289,24 @@ impl Walk<'_> {
         self.hold(Why::Changed, words::changed());
     }
 
-    pub(super) fn reconfigured(&mut self, keeps_stable: bool) -> Result<(), Refusal> {
+    pub(super) fn reconfigured(&mut self, serving: Serving) -> Result<(), Refusal> {
         let (old, new) = (self.state.fingerprint, self.plan.fingerprint);
         if old == new {
             return Ok(());
         }
         super::accepts_new_configuration(&self.state)?;
-        if self.state.promoted && old.tracks != new.tracks && !keeps_stable {
+        if self.state.promoted && old.tracks != new.tracks && serving == Serving::Neither {
             return Err(Refusal::WouldRevert { phase: self.state.phase() });
         }
-        self.adopt_configuration();
+        self.adopt_configuration(serving);
         Ok(())
     }
 
-    /// With other backends the file has the last word on who is stable.
-    fn adopt_configuration(&mut self) {
-        if self.state.promoted && self.state.fingerprint.tracks != self.plan.fingerprint.tracks {
+    /// With other backends the file has the last word on who is stable, unless it
+    /// still calls what serves the canary: then it is only behind.
+    fn adopt_configuration(&mut self, serving: Serving) {
+        let other = self.state.fingerprint.tracks != self.plan.fingerprint.tracks;
+        if self.state.promoted && other && serving != Serving::Canary {
             self.state.promoted = false;
             if self.state.stage.keeps_old() {
                 self.act(Action::ForgetOld);

@@ -67,14 +67,12 @@ impl<'a> Walk<'a> {
         self.act(Action::Record(entry));
     }
 
-    fn run_hook(&mut self, transition: Transition) -> Option<u64> {
-        if !self.plan.tells(transition) {
-            return None;
+    fn run_hook(&mut self, transition: Transition) {
+        if self.plan.tells(transition) {
+            self.state.tickets += 1;
+            let ticket = self.state.tickets;
+            self.act(Action::RunHook { transition, ticket });
         }
-        self.state.tickets += 1;
-        let ticket = self.state.tickets;
-        self.act(Action::RunHook { transition, ticket });
-        Some(ticket)
     }
 
     /// Records a transition and tells those who want to know.
@@ -268,6 +266,8 @@ impl<'a> Walk<'a> {
         let said = self.state.held_by() == Some(why);
         self.state.hold = Some(Hold { why, reason: reason.clone() });
         if !said {
+            // What came before it is no reason to hold, but belongs to it.
+            let reason = words::after(self.because.take(), reason);
             self.announce(Transition::Hold, reason);
         }
     }

@@ -171,6 +171,13 @@ pub(super) fn hook_failed(transition: Transition, why: &str) -> String {
     format!("the {} hook failed: {why}", transition.name())
 }
 
+pub(super) fn after(what: Option<String>, reason: String) -> String {
+    match what {
+        Some(what) => format!("{what}; {reason}"),
+        None => reason,
+    }
+}
+
 pub(super) fn unusable() -> String {
     "the canary has no usable backend".to_owned()
 }

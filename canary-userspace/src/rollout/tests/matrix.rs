@@ -38,7 +38,7 @@ const SIGHTS: [&str; 12] = [
     "too long, promote",
 ];
 
-const HAPPENINGS: [&str; 9] = [
+const HAPPENINGS: [&str; 10] = [
     "hook agrees",
     "hook fails",
     "late answer",
@@ -47,8 +47,18 @@ const HAPPENINGS: [&str; 9] = [
     "late restart",
     "changed restart",
     "reload",
-    "reload, other stable",
+    "reload, behind",
+    "reload, neither",
 ];
+
+/// What a reload's file calls the version that serves.
+fn called(reload: &str) -> Serving {
+    match reload {
+        "reload" => Serving::Stable,
+        "reload, behind" => Serving::Canary,
+        _ => Serving::Neither,
+    }
+}
 
 fn happening(name: &str, life: &mut Life) -> Event {
     let tick = Event::Tick { elapsed: TICK };
@@ -86,15 +96,15 @@ fn happening(name: &str, life: &mut Life) -> Event {
         "late tick" => {
             return Event::Tick { elapsed: life.rollout.max_away + TICK };
         }
-        "restart" => return Event::Restored { away: TICK },
-        "late restart" => return Event::Restored { away: life.rollout.max_away + TICK },
+        "restart" => return restored(TICK),
+        "late restart" => return restored(life.rollout.max_away + TICK),
         "changed restart" => {
             life.fingerprint.tracks += 1;
-            return Event::Restored { away: TICK };
+            return restored(TICK);
         }
-        "reload" | "reload, other stable" => {
+        "reload" | "reload, behind" | "reload, neither" => {
             life.fingerprint.tracks += 1;
-            return Event::Reconfigured { keeps_stable: name == "reload" };
+            return Event::Reconfigured { serving: called(name) };
         }
         _ => panic!("{name}"),
     }

@@ -44,6 +44,11 @@ fn fine() -> Seen {
     }
 }
 
+/// With the file as it was.
+fn restored(away: Duration) -> Event {
+    Event::Restored { away, serving: Serving::Stable }
+}
+
 /// A rollout that is being lived through.
 struct Life {
     rollout: Rollout,

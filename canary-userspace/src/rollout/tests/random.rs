@@ -29,6 +29,8 @@ impl Random {
     }
 }
 
+const SERVING: [Serving; 3] = [Serving::Stable, Serving::Canary, Serving::Neither];
+
 fn seconds(count: usize) -> Duration {
     Duration::from_secs(count as u64)
 }
@@ -127,9 +129,9 @@ fn some_event(random: &mut Random, life: &mut Life) -> Event {
             let other = random.below(6) as u64;
             life.fingerprint.steps += u64::from(other == 0);
             life.fingerprint.tracks += u64::from(other == 1);
-            Event::Restored { away: seconds(random.below(5)) }
+            Event::Restored { away: seconds(random.below(5)), serving: random.of(&SERVING) }
         }
-        13 => Event::Reconfigured { keeps_stable: random.in_ten(8) },
+        13 => Event::Reconfigured { serving: random.of(&SERVING) },
         14 => Event::Tick { elapsed: seconds(4) },
         _ => Event::Tick { elapsed: random.of(&[TICK, Duration::from_secs(1)]) },
     }
@@ -163,7 +165,7 @@ fn lives(seeds: std::ops::Range<u64>, events: usize) -> std::collections::BTreeS
             }
             // With what was seen just now, doing it once more changes nothing.
             if matches!(event, Event::Restored { .. }) {
-                event = Event::Restored { away: TICK };
+                event = restored(TICK);
                 let state = life.state.clone();
                 life.event(&event);
                 invariants::step(&state, &life, &event);

@@ -24,7 +24,7 @@ fn auto_from_one_percent_to_the_end() {
     life.is(Phase::Baking, 0, 0.01);
     assert_eq!(
         life.done(),
-        [Action::Salt, Action::SetSplit(0.0), Action::SetSplit(0.01), Action::ArmGuard]
+        [Action::SetSplit(0.0), Action::Salt(1), Action::SetSplit(0.01), Action::ArmGuard]
     );
     for (step, split, minutes) in
         [(0, 0.01, 5), (1, 0.05, 10), (2, 0.25, 5), (3, 0.5, 5), (4, 1.0, 10)]
@@ -123,7 +123,7 @@ fn a_check_that_fails_ends_blue_green_at_nothing() {
 fn rolling_empties_one_backend_after_the_other() {
     let mut life = preset(Strategy::Rolling);
     life.say(Command::Start);
-    assert_eq!(life.done(), [Action::Salt, Action::SetSplit(0.0), Action::Drain(1)]);
+    assert_eq!(life.done(), [Action::SetSplit(0.0), Action::Salt(1), Action::Drain(1)]);
     life.is(Phase::Shifting, 0, 0.0);
     life.seen.drained_active = 3;
     life.live(MINUTE);
@@ -231,6 +231,8 @@ fn a_canary_without_backends_gets_nothing() {
     life.say(Command::Start);
     life.answer(Ok(()));
     life.is(Phase::Degraded, 0, 0.0);
+    let said = &life.history.last().unwrap().reason;
+    assert_eq!(said, "the canary has no usable backend");
     life.live(MINUTE);
     life.is(Phase::Degraded, 0, 0.0);
     life.seen.canary_usable = true;
@@ -337,8 +339,8 @@ fn abort_beats_all_that_comes_after_it() {
             Event::Hook { ticket, result: Err("no".to_owned()) },
             Event::Tick { elapsed: TICK },
             Event::Tick { elapsed: 2 * MINUTE },
-            Event::Restored { away: TICK },
-            Event::Restored { away: 2 * MINUTE },
+            restored(TICK),
+            restored(2 * MINUTE),
             Event::Command(Command::Promote { full: true }, "bob".to_owned()),
             Event::Command(Command::Resume, "bob".to_owned()),
             Event::Command(Command::Retry, "bob".to_owned()),
@@ -405,7 +407,7 @@ fn one_rollout_after_the_other() {
     let refusal = life.refuses(Command::Start);
     assert!(matches!(refusal, Refusal::Promoted { .. }), "{refusal}");
     life.fingerprint.tracks += 1;
-    life.event(&Event::Reconfigured { keeps_stable: true });
+    life.event(&Event::Reconfigured { serving: Serving::Stable });
     life.is(Phase::Idle, 1, 0.0);
     assert_eq!(life.done(), [Action::ForgetOld]);
     life.say(Command::Start);
@@ -413,12 +415,12 @@ fn one_rollout_after_the_other() {
     // Before it, other backends are just that.
     let mut life = situation("idle");
     life.fingerprint.tracks += 1;
-    life.event(&Event::Reconfigured { keeps_stable: false });
+    life.event(&Event::Reconfigured { serving: Serving::Neither });
     assert_eq!(life.actions, []);
     // Steps alone are no reason to forget who is stable.
     let mut life = situation("complete");
     life.fingerprint.steps += 1;
-    life.event(&Event::Reconfigured { keeps_stable: false });
+    life.event(&Event::Reconfigured { serving: Serving::Neither });
     assert!(life.state.promoted && life.state.fingerprint == life.fingerprint);
     life.is(Phase::Complete, 1, 0.0);
 }

@@ -152,10 +152,10 @@ fn settle(name: &str, life: &mut Life) {
             life.seen.verdict = Verdict::NotYet { reason: "38,000 more".to_owned() };
             life.tick();
         }
-        "degraded, away" => life.event(&Event::Restored { away: 2 * MINUTE }),
+        "degraded, away" => life.event(&restored(2 * MINUTE)),
         "degraded, changed" => {
             life.fingerprint.steps += 1;
-            life.event(&Event::Restored { away: TICK });
+            life.event(&restored(TICK));
         }
         "rolling-back" => {
             life.seen.canary_active = 3;

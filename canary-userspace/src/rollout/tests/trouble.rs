@@ -26,8 +26,9 @@ fn a_budget_that_was_bad_luck_is_refilled_three_times() {
     life.is(Phase::Degraded, 1, 0.3);
     assert_eq!(life.done(), []);
     // New maps, perhaps: nothing else says that it had tripped.
-    life.event(&Event::Restored { away: TICK });
-    assert_eq!(life.done(), [Action::HoldGuard, Action::Drain(0), Action::SetSplit(0.3)]);
+    life.event(&restored(TICK));
+    let all = [Action::HoldGuard, Action::Salt(1), Action::Drain(0), Action::SetSplit(0.3)];
+    assert_eq!(life.done(), all);
     life.say(Command::Resume);
     assert!(arms(&life), "{:?}", life.actions);
     life.tick();
@@ -53,9 +54,9 @@ fn a_budget_that_was_harm_is_named() {
 #[test]
 fn a_dead_man_of_a_short_absence_is_no_hold() {
     let mut life = situation("baking");
-    life.event(&Event::Restored { away: Duration::from_secs(30) });
+    life.event(&restored(Duration::from_secs(30)));
     // It may not be armed again before it is known what it did.
-    assert_eq!(life.done(), [Action::Drain(0), Action::SetSplit(0.3)]);
+    assert_eq!(life.done(), [Action::Salt(1), Action::Drain(0), Action::SetSplit(0.3)]);
     life.seen.guard = Guard::DeadMan;
     life.tick();
     assert!(arms(&life), "{:?}", life.actions);
@@ -65,7 +66,7 @@ fn a_dead_man_of_a_short_absence_is_no_hold() {
 #[test]
 fn a_long_absence_holds_until_resume() {
     let mut life = situation("baking");
-    life.event(&Event::Restored { away: 2 * MINUTE });
+    life.event(&restored(2 * MINUTE));
     assert_eq!(life.done()[0], Action::HoldGuard);
     life.seen.guard = Guard::DeadMan;
     life.live(5 * MINUTE);
@@ -100,7 +101,7 @@ fn a_restart_anywhere_goes_on_as_if_nothing_was() {
         died.seen = plain.seen.clone();
         // As the state file has it.
         died.state = serde_json::from_str(&serde_json::to_string(&died.state).unwrap()).unwrap();
-        died.event(&Event::Restored { away: TICK });
+        died.event(&restored(TICK));
         let said = |action: &Action| match action {
             Action::SetSplit(split) => *split == died.state.split,
             Action::Drain(count) => *count == died.state.drained,
@@ -133,7 +134,7 @@ fn a_restart_anywhere_goes_on_as_if_nothing_was() {
 fn a_hook_that_was_out_is_run_again_after_a_restart() {
     let mut life = situation("promoting");
     let ticket = life.state.tickets;
-    life.event(&Event::Restored { away: TICK });
+    life.event(&restored(TICK));
     let again = Action::RunHook { transition: Transition::BeforePromotion, ticket: ticket + 1 };
     assert!(life.actions.contains(&again), "{:?}", life.actions);
     life.event(&Event::Hook { ticket, result: Ok(()) });
@@ -148,16 +149,16 @@ fn what_was_decided_is_done_after_a_restart() {
     let mut life = situation("baking");
     life.rollout.on_rollback = crate::config::rollout::OnRollback::Reset;
     life.say(Command::Abort);
-    life.event(&Event::Restored { away: 5 * MINUTE });
+    life.event(&restored(5 * MINUTE));
     for action in [Action::SetSplit(0.0), Action::DisarmGuard, Action::ResetCanary] {
         assert!(life.actions.contains(&action), "{action:?} in {:?}", life.actions);
     }
     let mut life = situation("baking");
     life.say(Command::Promote { full: true });
-    life.event(&Event::Restored { away: 5 * MINUTE });
+    life.event(&restored(5 * MINUTE));
     assert_eq!(life.actions[0], Action::SwapTracks);
     let mut life = situation("idle, promoted");
-    life.event(&Event::Restored { away: 5 * MINUTE });
+    life.event(&restored(5 * MINUTE));
     assert!(life.actions.contains(&Action::SwapTracks), "{:?}", life.actions);
     assert!(life.actions.contains(&Action::ForgetOld), "{:?}", life.actions);
 }
@@ -168,7 +169,7 @@ fn another_configuration_begins_anew_when_a_person_says_so() {
     let id = life.state.id;
     life.fingerprint.steps += 1;
     life.rollout.steps.truncate(1);
-    life.event(&Event::Restored { away: TICK });
+    life.event(&restored(TICK));
     life.is(Phase::Degraded, 0, 0.0);
     assert_eq!(life.done()[..2], [Action::Drain(0), Action::SetSplit(0.0)]);
     life.live(10 * MINUTE);
@@ -178,13 +179,33 @@ fn another_configuration_begins_anew_when_a_person_says_so() {
     assert_eq!(life.state.id, id + 1);
 }
 
+/// A start can't be refused: what serves goes on serving where the file knows it.
+#[test]
+fn who_is_stable_after_a_restart_with_other_backends() {
+    for (serving, promoted) in
+        [(Serving::Stable, false), (Serving::Canary, true), (Serving::Neither, false)]
+    {
+        for name in ["draining", "complete", "idle, promoted"] {
+            let mut life = situation(name);
+            life.fingerprint.tracks += 1;
+            let stage = life.state.stage;
+            life.event(&Event::Restored { away: TICK, serving });
+            assert_eq!(life.state.promoted, promoted, "{name}, {serving:?}");
+            let kept = if promoted { stage } else { Stage::Idle };
+            assert_eq!(life.state.stage, kept, "{name}, {serving:?}");
+            assert_eq!(life.actions.contains(&Action::SwapTracks), promoted);
+            assert_eq!(life.state.fingerprint, life.fingerprint);
+        }
+    }
+}
+
 /// A configuration that is the same is no change, whatever the phase.
 #[test]
 fn a_reload_of_the_same_is_never_refused() {
     for name in SITUATIONS {
         let mut life = situation(name);
         let before = life.state.clone();
-        life.event(&Event::Reconfigured { keeps_stable: false });
+        life.event(&Event::Reconfigured { serving: Serving::Neither });
         assert_eq!((life.state.stage, life.done()), (before.stage, vec![]), "{name}");
         let accepted = accepts_new_configuration(&before).is_ok();
         assert_eq!(accepted, !before.stage.is_under_way(), "{name}");
