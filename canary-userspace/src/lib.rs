@@ -14,4 +14,5 @@ pub mod netlink;
 pub mod outside;
 pub mod plan;
 pub mod recent;
+pub mod rollout;
 pub mod stats;
