@@ -14,6 +14,7 @@ pub mod directory;
 pub mod flows;
 pub mod follow;
 pub mod fragments;
+pub mod guard;
 pub mod icmp;
 pub mod layout;
 pub mod maps;

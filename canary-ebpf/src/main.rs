@@ -167,10 +167,13 @@ mod programs {
         }
     }
 
-    /// Test-run by the daemon: the tick counter that deadlines are written in.
+    /// Test-run by the daemon: the tick counter that deadlines are written in,
+    /// over the packet's first eight bytes.
     #[xdp]
-    fn canary_clock(_: XdpContext) -> u32 {
-        flows::now()
+    fn canary_clock(ctx: XdpContext) -> u32 {
+        let Some(out) = Packet::of(&ctx).header::<8>(0) else { return 0 };
+        out.set::<u64, 0>(flows::jiffies());
+        XDP_PASS
     }
 
     canary_ebpf::object!();

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
-    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey,
+    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey, Guard,
     HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service,
     Settings, SharedCell, TABLE_WORD,
 };
@@ -49,6 +49,12 @@ pub static TABLES: btf_maps::ArrayOfMaps<
     btf_maps::Array<[u16; TABLE_WORD], 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>,
     { MAX_TABLES as usize },
 > = btf_maps::ArrayOfMaps::new();
+
+/// Guards by service. Read for new flows that the split gives to the canary,
+/// and where something bad happens there. Orders are written by the daemon,
+/// counts by the program, both atomically.
+#[map]
+pub static GUARDS: Array<Guard> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
 /// The flow table. Written by the program, and by the daemon's sweep, both by
 /// compare-and-swap. Size set at load: a power of two of buckets.

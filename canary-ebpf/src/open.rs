@@ -4,11 +4,13 @@
 //! functions of their own, so that neither one's stack and states weigh on the
 //! other.
 
-use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable};
+use canary_common::{
+    BackendFlags, FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable,
+};
 
 use crate::{
     flows::{self, NewFlow},
-    follow,
+    follow, guard,
     layout::Layout,
     maps::hash_keys,
     packet::Packet,
@@ -71,6 +73,9 @@ pub fn open(
     };
     let inserted = flows::insert(&new, hash, decided.replaces(), now);
     if inserted.ours {
+        if decided.guarded() {
+            guard::diverted(number);
+        }
         let told = match beginning.reason {
             Reason::Midstream => Told::MIDSTREAM,
             _ => Told::NEW_FLOW,
@@ -92,15 +97,21 @@ pub fn open(
 
 /// Where a new flow goes, in one word, for it comes out of a function of its
 /// own: bits 0–15 the backend, 16–31 the cell, 32 whether it takes the place of a
-/// live pin; or a [`refusal`].
+/// live pin, 33 whether the guard took it from the canary; or a [`refusal`].
 #[derive(Clone, Copy, Debug)]
 pub struct Decided(pub u64);
 
 impl Decided {
     const REPLACES: u64 = 1 << 32;
+    const GUARDED: u64 = 1 << 33;
 
     const fn new(backend: u16, cell: u16, replaces: bool) -> Self {
         Self((replaces as u64) << 32 | (cell as u64) << 16 | backend as u64)
+    }
+
+    /// With another bit, where `condition` holds.
+    const fn with(self, bit: u64, condition: bool) -> Self {
+        Self(self.0 | bit * condition as u64)
     }
 
     const fn refused(reason: Reason) -> Self {
@@ -119,12 +130,16 @@ impl Decided {
         self.0 & Self::REPLACES != 0
     }
 
+    const fn guarded(self) -> bool {
+        self.0 & Self::GUARDED != 0
+    }
+
     const fn reason(self) -> Option<Reason> {
         refusal::reason(self.0)
     }
 }
 
-/// Split and pick, for a flow without a live pin, or with one that it ends.
+/// Guard, split and pick, for a flow without a live pin, or with one that it ends.
 #[inline(always)]
 pub fn decide(packet: &Packet, layout: Layout) -> Decided {
     try_to_decide(packet, layout).unwrap_or_else(Decided::refused)
@@ -145,17 +160,22 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
         return Ok(Decided::new(pin.backend, cell, replaces));
     }
     match pick(&key, pick::hash(service, &key), service, now) {
-        Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)),
+        Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)
+            .with(Decided::GUARDED, picked.guarded)),
         Err(NoPick::NoBackend) => Err(Reason::NoBackend),
         Err(NoPick::Collision) => Err(Reason::Collision),
     }
 }
 
 /// A half-open flow's port used again: nothing closed it, so it stays where it
-/// was, as long as that is configured. The cell that it is booked to now.
+/// was, as long as that is configured, and no guard stands before it. The cell
+/// that it is booked to now.
 #[inline(always)]
 fn stays(number: u16, service: u16, record: &Service) -> Option<u16> {
     let backend = pick::backend(number, service)?;
+    if backend.flags & BackendFlags::CANARY != 0 && guard::stops(service) {
+        return None;
+    }
     let parity = WeightTable::unpack(pick::weights(record)).parity;
     Some(backend.cells[usize::from(parity & 1)])
 }

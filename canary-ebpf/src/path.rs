@@ -214,7 +214,7 @@ pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u1
         cell.packets_in += 1;
         cell.bytes_in += parsed.ip_bytes();
     }
-    counters::book(cell, told);
+    counters::book(backend, cell, told);
     let way = FragmentWay { service: backend.service, backend: number, cell, to_client: 0 };
     fragments::note(parsed, parsed.source_port_be(), way);
     rewrite(parsed, &Translation::to_backend(End::Destination, backend));
@@ -242,7 +242,7 @@ fn towards_client(
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
     }
-    counters::book(pin.cell, told);
+    counters::book(backend, pin.cell, told);
     follow::tell(key, pin.backend, told);
     let way =
         FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };

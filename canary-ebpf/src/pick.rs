@@ -7,7 +7,7 @@ use canary_common::{
 };
 
 use crate::{
-    atomic, directory, flows,
+    atomic, directory, flows, guard,
     maps::{BACKENDS, TABLES, hash_keys},
 };
 
@@ -24,6 +24,8 @@ pub struct Pick {
     /// The cell that flows born now are booked to.
     pub cell: u16,
     pub slot: u32,
+    /// The guard took it from the canary.
+    pub guarded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +60,7 @@ pub fn backend(number: u16, service: u16) -> Option<&'static Backend> {
     (backend.flags & BackendFlags::PRESENT != 0 && backend.service == service).then_some(backend)
 }
 
-/// Split, then Maglev. `key` is the flow's; its protocol follows from the
+/// Split, guard, then Maglev. `key` is the flow's; its protocol follows from the
 /// service.
 #[inline(always)]
 pub fn pick(
@@ -68,7 +70,9 @@ pub fn pick(
     now: u32,
 ) -> Result<Pick, NoPick> {
     let weights = WeightTable::unpack(weights(service));
-    let track = weights.track_for(hash.for_split()).ok_or(NoPick::NoBackend)?;
+    let wish = weights.track_for(hash.for_split(service.salt)).ok_or(NoPick::NoBackend)?;
+    let guarded = wish == Track::Canary && weights.tables[0] != 0 && guard::stops(key.service);
+    let track = if guarded { Track::Stable } else { wish };
     let (table, size) = match track {
         Track::Stable => (weights.tables[0], service.table_size[0]),
         Track::Canary => (weights.tables[1], service.table_size[1]),
@@ -80,7 +84,7 @@ pub fn pick(
         let backend = backend(number, key.service).ok_or(NoPick::NoBackend)?;
         if number != passed_over && !collides(key, backend, service.protocol, now) {
             let cell = backend.cells[usize::from(weights.parity & 1)];
-            return Ok(Pick { number, backend, cell, slot });
+            return Ok(Pick { number, backend, cell, slot, guarded });
         }
         passed_over = number;
         slot = if slot + 1 < size { slot + 1 } else { 0 };

@@ -271,6 +271,17 @@ impl Plane {
         self.apply(&[Write::Service { number, record }])
     }
 
+    /// Changes a service's record, in the words behind its weights.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn change(&mut self, number: u16, change: impl FnOnce(&mut Service)) -> Result<()> {
+        let record = self.services.get_mut(&number).context("no such service")?;
+        change(record);
+        let record = *record;
+        self.apply(&[Write::Service { number, record }])
+    }
+
     /// Reads only these signals for a service.
     ///
     /// # Errors

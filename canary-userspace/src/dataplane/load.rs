@@ -21,13 +21,14 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 14] = [
     "SETTINGS",
     "SERVICES",
     "BACKENDS",
     "DISPLACEMENTS",
     "DIRECTORY",
     "TABLES",
+    "GUARDS",
     "FLOWS",
     "OVERFLOW",
     "CELLS",
@@ -117,6 +118,7 @@ fn assemble(
         reasons: typed(&mut ebpf, "REASONS")?,
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
         interfaces: typed(&mut ebpf, "INTERFACES")?,
+        guards: mapping(&mut ebpf, "GUARDS", MAX_SERVICES)?,
         events: Some(typed(&mut ebpf, "EVENTS")?),
         flow_table: Arc::new(flow_table),
         shared_cells,

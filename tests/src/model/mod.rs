@@ -463,7 +463,9 @@ impl Model {
         let [stable, canary] = masks.map(|mask| mask != 0);
         // A track without backends gets nothing; a split of nothing gives the
         // canary nothing, even where stable has none.
-        let track = match u64::from(hash.for_split()) < split.parts() {
+        let track = match u64::from(hash.for_split(SERVICES[usize::from(key.service)].salt))
+            < split.parts()
+        {
             true if canary => Track::Canary,
             false if !stable && canary && split != Split::NONE => Track::Canary,
             _ if stable => Track::Stable,

@@ -251,7 +251,7 @@ fn service(number: u16) -> Service {
     let alone = if service.by_client_alone { ServiceFlags::CLIENT_AFFINITY } else { 0 };
     let vip = world::address(service.vip);
     let record = service_record(number, vip, service.protocol, alone, world::TIMEOUTS);
-    Service { signals: service.signals, ..record }
+    Service { signals: service.signals, salt: service.salt, ..record }
 }
 
 fn backend(number: u16, resolved: bool, elsewhere: u32) -> NewBackend {

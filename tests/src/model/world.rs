@@ -31,16 +31,18 @@ pub struct Service {
     pub by_client_alone: bool,
     /// [`Signals`] that are read.
     pub signals: u16,
+    /// Of the split's hash.
+    pub salt: u32,
 }
 
 const fn service(vip: &'static str, protocol: u8, signals: u16) -> Service {
-    Service { vip, protocol, by_client_alone: protocol == UDP, signals }
+    Service { vip, protocol, by_client_alone: protocol == UDP, signals, salt: 0 }
 }
 
 /// Numbered from 0, as the program numbers them.
 pub const SERVICES: [Service; 5] = [
     service("203.0.113.10:80", TCP, Signals::ALL),
-    service("[2001:db8::10]:80", TCP, Signals::ALL),
+    Service { salt: 0x5a17_5a17, ..service("[2001:db8::10]:80", TCP, Signals::ALL) },
     service("203.0.113.10:53", UDP, Signals::ALL),
     service("203.0.113.20:80", TCP, Signals::ZERO_WINDOWS | Signals::TLS),
     service("[2001:db8::10]:53", UDP, Signals::ALL),
