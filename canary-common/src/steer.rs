@@ -19,7 +19,10 @@ pub struct Steer {
     pub track: u8,
     /// 1: to the canary also where the guard stops it.
     pub always: u8,
-    pub reserved: [u8; 6],
+    /// The key's own prefix length: the program goes on with the network around
+    /// it where its time is over.
+    pub prefix: u8,
+    pub reserved: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Steer>() == 16);

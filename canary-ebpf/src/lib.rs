@@ -26,6 +26,7 @@ pub mod pick;
 pub mod refusal;
 pub mod rewrite;
 pub mod signals;
+pub mod steer;
 pub mod tcp;
 pub mod unusual;
 pub mod where_to;

@@ -5,12 +5,12 @@ use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
     btf_maps,
     macros::{btf_map, map},
-    maps::{Array, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
     Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey, Guard,
-    HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service,
-    Settings, SharedCell, TABLE_WORD,
+    HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_STEERED, MAX_TABLES, Reason,
+    Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 use crate::{
@@ -55,6 +55,14 @@ pub static TABLES: btf_maps::ArrayOfMaps<
 /// counts by the program, both atomically.
 #[map]
 pub static GUARDS: Array<Guard> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Clients with a track of their own, by service and network (a
+/// [`canary_common::SteerKey`], longest prefix first), each family its own. Written by the daemon; read for
+/// new flows of services that have [`canary_common::ServiceFlags::STEERED`].
+#[map]
+pub static STEER_V4: LpmTrie<[u16; 3], Steer> = LpmTrie::with_max_entries(MAX_STEERED, 0);
+#[map]
+pub static STEER_V6: LpmTrie<[u16; 9], Steer> = LpmTrie::with_max_entries(MAX_STEERED, 0);
 
 /// The flow table. Written by the program, and by the daemon's sweep, both by
 /// compare-and-swap. Size set at load: a power of two of buckets.

@@ -9,7 +9,7 @@ use canary_common::{
 };
 
 use crate::{
-    flows::{self, NewFlow},
+    flows::{self, NewFlow, Pin},
     follow, guard,
     layout::Layout,
     maps::hash_keys,
@@ -139,7 +139,7 @@ impl Decided {
     }
 }
 
-/// Guard, split and pick, for a flow without a live pin, or with one that it ends.
+/// Steer, guard, split and pick, for a flow without a live pin, or with one that it ends.
 #[inline(always)]
 pub fn decide(packet: &Packet, layout: Layout) -> Decided {
     try_to_decide(packet, layout).unwrap_or_else(Decided::refused)
@@ -155,7 +155,7 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
     let replaces = old.is_some();
     if let Some(pin) = old
         && pin.state() == FlowState::HalfOpen
-        && let Some(cell) = stays(pin.backend, number, service)
+        && let Some(cell) = stays(&pin, number, service)
     {
         return Ok(Decided::new(pin.backend, cell, replaces));
     }
@@ -171,13 +171,13 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
 /// was, as long as that is configured, and no guard stands before it. The cell
 /// that it is booked to now.
 #[inline(always)]
-fn stays(number: u16, service: u16, record: &Service) -> Option<u16> {
-    let backend = pick::backend(number, service)?;
+fn stays(pin: &Pin, service: u16, record: &Service) -> Option<u16> {
+    let backend = pick::backend(pin.backend, service)?;
     if backend.flags & BackendFlags::CANARY != 0 && guard::stops(service) {
         return None;
     }
     let parity = WeightTable::unpack(pick::weights(record)).parity;
-    Some(backend.cells[usize::from(parity & 1)])
+    Some(pick::cell(backend, parity, backend.is_steered(pin.cell)))
 }
 
 /// `None`: a RST of a flow that nobody knows is forwarded, not pinned.

@@ -48,6 +48,7 @@ pub fn answer(packet: &Packet) -> Option<()> {
                     Ok(picked) => {
                         answer.backend = u32::from(picked.number);
                         answer.slot = picked.slot;
+                        answer.steered = picked.steered.number();
                         answer.guarded = u32::from(picked.guarded);
                         answer.reason = Reason::NewFlow as u32;
                     }

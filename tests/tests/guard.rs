@@ -2,14 +2,21 @@
 //! steering. Packet by packet, as in `conformance.rs`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use canary::dataplane::GuardOrder;
-use canary_common::{Cell, GuardStatus, Reason, Told, told};
+use canary::{
+    dataplane::{GuardOrder, Steering},
+    plan::Write,
+};
+use canary_common::{Backend, Cell, Cidr, GuardStatus, Reason, ServiceFlags, Told, Track, told};
 use canary_tests::{
     bed::{Bed, CANARY, ISN, STABLE, both},
     frame::{ACK, Frame, RST, SYN},
+    plane::{INGRESS, NewBackend, TX},
 };
 
 const SERVICE: u16 = 1;
@@ -262,6 +269,190 @@ fn another_salt_draws_anew_and_keeps_the_slots() {
         for (port, (canary, _)) in ports.zip(&draws[3]) {
             opens(bed, port, if *canary { CANARY } else { STABLE })?;
         }
+        Ok(())
+    });
+}
+
+const FOR_EVER: Steering = Steering { track: Track::Canary, always: false, expires_in: None };
+const TO_STABLE: Steering = Steering { track: Track::Stable, ..FOR_EVER };
+
+/// Cells of steered flows, by backend.
+const STEERED_CELLS: [u16; 2] = [100, 101];
+
+fn can_steer(bed: &mut Bed) -> Result<()> {
+    bed.plane.change(SERVICE, |service| service.flags |= ServiceFlags::STEERED)?;
+    for (number, cell) in [STABLE, CANARY].into_iter().zip(STEERED_CELLS) {
+        bed.plane.get().apply(&[Write::ClearCell { cell }])?;
+        give_cell(bed, number, cell)?;
+    }
+    Ok(())
+}
+
+fn give_cell(bed: &mut Bed, number: u16, steered_cell: u16) -> Result<()> {
+    let (track, address) = match number {
+        CANARY => (Track::Canary, bed.canary),
+        _ => (Track::Stable, bed.stable),
+    };
+    let (service, vip) = (SERVICE, bed.vip);
+    let (udp, ifindex, resolved, shares_with) = (false, INGRESS, true, None);
+    let backend =
+        NewBackend { number, service, track, vip, address, udp, ifindex, resolved, shares_with };
+    let record = Backend { steered_cell, ..backend.record() };
+    Ok(bed.plane.get().apply(&[Write::Backend { number, record }])?)
+}
+
+/// A new connection from this port goes to one of the two, and is counted in the
+/// cell of those who are steered.
+fn is_steered(bed: &mut Bed, port: u16, backend: u16) -> Result<()> {
+    let ordinary = bed.plane.counters(backend)?;
+    let cell = STEERED_CELLS[usize::from(backend == CANARY)];
+    let (mut expected, _) = bed.plane.get().cell(cell)?;
+    bed.client.set_port(port);
+    let frame = bed.syn();
+    let to = if backend == CANARY { bed.canary } else { bed.stable };
+    let ran = bed.plane.run(&frame.bytes())?;
+    ensure!((ran.action, ran.reason) == (TX, Reason::NewFlow), "{ran:?}");
+    ensure!(ran.bytes == bed.towards(&frame, to).bytes(), "port {port}: {:02x?}", ran.bytes);
+    expected.connections += 1;
+    expected.packets_in += 1;
+    expected.bytes_in += frame.ip_bytes();
+    let (counted, _) = bed.plane.get().cell(cell)?;
+    ensure!(counted == expected, "counted {counted:?}\ninstead of {expected:?}");
+    ensure!(bed.plane.counters(backend)? == ordinary, "counted in the epoch's cell");
+    Ok(())
+}
+
+/// The client's own address, and a network around it.
+fn networks(bed: &Bed) -> [Cidr; 2] {
+    let wide = if bed.vip.is_ipv4() { "198.51.100.0/24" } else { "2001:db8:1::/48" };
+    [bed.client.ip().into(), wide.parse().unwrap()]
+}
+
+#[test]
+fn who_is_steered_goes_there_whatever_the_split() {
+    both(false, |bed| {
+        can_steer(bed)?;
+        let [alone, around] = networks(bed);
+        // At a split of nothing, and one of all.
+        bed.plane.get().steer(SERVICE, alone, &FOR_EVER)?;
+        is_steered(bed, 45_000, CANARY)?;
+        ensure!(asked(bed, 45_001)? == (u32::from(CANARY), 0, 2));
+        all_to_the_canary(bed)?;
+        bed.plane.get().steer(SERVICE, alone, &TO_STABLE)?;
+        is_steered(bed, 45_002, STABLE)?;
+        ensure!(asked(bed, 45_003)? == (u32::from(STABLE), 0, 1));
+        // The pin goes first.
+        bed.client.set_port(45_000);
+        let again = bed.syn();
+        let ran = bed.plane.run(&again.bytes())?;
+        ensure!(ran.reason == Reason::Pinned, "{ran:?}");
+        ensure!(ran.bytes == bed.towards(&again, bed.canary).bytes());
+        // The longest network counts, and without it the one around.
+        bed.plane.get().steer(SERVICE, around, &TO_STABLE)?;
+        bed.plane.get().steer(SERVICE, alone, &FOR_EVER)?;
+        bed.plane.weights(SERVICE, 0.0, &[STABLE], &[CANARY])?;
+        is_steered(bed, 45_004, CANARY)?;
+        ensure!(bed.plane.get().unsteer(SERVICE, alone)?);
+        ensure!(!bed.plane.get().unsteer(SERVICE, alone)?);
+        is_steered(bed, 45_005, STABLE)?;
+        // Another service's, other clients', or none: by the split.
+        bed.plane.get().forget_steering(SERVICE)?;
+        bed.plane.get().steer(SERVICE + 1, alone, &FOR_EVER)?;
+        opens(bed, 45_006, STABLE)?;
+        ensure!(asked(bed, 45_007)? == (u32::from(STABLE), 0, 0));
+        // Nobody is looked up for a service that has nobody.
+        bed.plane.get().steer(SERVICE, alone, &FOR_EVER)?;
+        bed.plane.change(SERVICE, |service| service.flags &= !ServiceFlags::STEERED)?;
+        opens(bed, 45_008, STABLE)
+    });
+}
+
+#[test]
+fn steering_gives_way_to_what_cannot_be_had() {
+    both(false, |bed| {
+        can_steer(bed)?;
+        let [alone, _] = networks(bed);
+        // A track without a table: the other one.
+        bed.plane.get().steer(SERVICE, alone, &FOR_EVER)?;
+        bed.plane.weights(SERVICE, 1.0, &[STABLE], &[])?;
+        is_steered(bed, 46_000, STABLE)?;
+        bed.plane.get().steer(SERVICE, alone, &TO_STABLE)?;
+        bed.plane.weights(SERVICE, 0.0, &[], &[CANARY])?;
+        is_steered(bed, 46_001, CANARY)?;
+        bed.plane.weights(SERVICE, 0.0, &[], &[])?;
+        bed.client.set_port(46_002);
+        bed.passed(&bed.syn().bytes(), Reason::NoBackend)?;
+        // The guard, unless it is to be passed.
+        bed.plane.weights(SERVICE, 0.0, &[STABLE], &[CANARY])?;
+        bed.plane.get().steer(SERVICE, alone, &FOR_EVER)?;
+        bed.plane.get().hold_guard(SERVICE);
+        is_steered(bed, 46_003, STABLE)?;
+        ensure!(asked(bed, 46_004)? == (u32::from(STABLE), 1, 2));
+        ensure!(status(bed)? == (GuardStatus::Held, 0, 1), "{:?}", status(bed)?);
+        bed.plane.get().steer(SERVICE, alone, &Steering { always: true, ..FOR_EVER })?;
+        is_steered(bed, 46_005, CANARY)?;
+        // Whose failures the guard does not count: nobody drew them.
+        bed.plane.get().arm_guard(SERVICE, &order(Some(1)))?;
+        let refusal = Frame::tcp(bed.canary, bed.client, RST | ACK, 0, ISN + 1);
+        bed.plane.run(&refusal.bytes())?;
+        let (counted, _) = bed.plane.get().cell(STEERED_CELLS[1])?;
+        ensure!(counted.refused == 1, "{counted:?}");
+        ensure!(status(bed)? == (GuardStatus::Armed, 0, 1), "{:?}", status(bed)?);
+        // Without a cell of their own they are booked with the others.
+        bed.plane.get().steer(SERVICE, alone, &TO_STABLE)?;
+        give_cell(bed, STABLE, 0)?;
+        opens(bed, 46_006, STABLE)
+    });
+}
+
+#[test]
+fn steering_ends_by_itself() {
+    both(false, |bed| {
+        can_steer(bed)?;
+        let [alone, around] = networks(bed);
+        let short = Duration::from_millis(300);
+        let expires_in = Some(short);
+        bed.plane.get().steer(SERVICE, alone, &Steering { expires_in, ..FOR_EVER })?;
+        is_steered(bed, 47_000, CANARY)?;
+        let (listed, total) = bed.plane.get().steered(SERVICE, 10)?;
+        let [(network, steering)] = listed[..] else { anyhow::bail!("{listed:?}") };
+        ensure!((network, steering.track, total) == (alone, Track::Canary, 1));
+        ensure!(steering.expires_in.is_some_and(|left| left <= short), "{steering:?}");
+        std::thread::sleep(short + short / 2);
+        opens(bed, 47_001, STABLE)?;
+        // What stands around it counts again.
+        bed.plane.get().steer(SERVICE, around, &FOR_EVER)?;
+        is_steered(bed, 47_002, CANARY)?;
+        let (listed, total) = bed.plane.get().steered(SERVICE, 10)?;
+        ensure!(listed == [(around, FOR_EVER)] && total == 1, "{listed:?}, {total}");
+        ensure!(!bed.plane.get().unsteer(SERVICE, alone)?, "it is gone");
+        Ok(())
+    });
+}
+
+#[test]
+fn many_are_listed_in_part_and_forgotten_whole() {
+    both(false, |bed| {
+        let v4 = bed.vip.is_ipv4();
+        let network = |i: u32| -> Cidr {
+            match v4 {
+                true => IpAddr::from((0x0a00_0000 + i).to_be_bytes()).into(),
+                false => {
+                    IpAddr::from((0x2001_0db8_u128 << 96 | u128::from(i)).to_be_bytes()).into()
+                }
+            }
+        };
+        bed.plane.get().steer_all(SERVICE, (0..5000).map(|i| (network(i), FOR_EVER)))?;
+        bed.plane.get().steer_all(2, (0..10).map(|i| (network(i), TO_STABLE)))?;
+        let (listed, total) = bed.plane.get().steered(SERVICE, 7)?;
+        ensure!((listed.len(), total) == (7, 5000), "{} of {total}", listed.len());
+        ensure!(listed.iter().all(|(_, steering)| *steering == FOR_EVER), "{listed:?}");
+        bed.plane.get().forget_steering(SERVICE)?;
+        ensure!(bed.plane.get().steered(SERVICE, 7)? == (vec![], 0));
+        ensure!(bed.plane.get().steered(2, 100)?.1 == 10);
+        // A service that goes leaves nobody to the next one of its number.
+        bed.plane.get().apply(&[Write::DropService { number: 2 }])?;
+        ensure!(bed.plane.get().steered(2, 100)?.1 == 0);
         Ok(())
     });
 }

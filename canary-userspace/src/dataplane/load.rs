@@ -21,7 +21,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 16] = [
     "SETTINGS",
     "SERVICES",
     "BACKENDS",
@@ -29,6 +29,8 @@ const PINNED: [&str; 14] = [
     "DIRECTORY",
     "TABLES",
     "GUARDS",
+    "STEER_V4",
+    "STEER_V6",
     "FLOWS",
     "OVERFLOW",
     "CELLS",
@@ -119,6 +121,8 @@ fn assemble(
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
         interfaces: typed(&mut ebpf, "INTERFACES")?,
         guards: mapping(&mut ebpf, "GUARDS", MAX_SERVICES)?,
+        steer_v4: typed(&mut ebpf, "STEER_V4")?,
+        steer_v6: typed(&mut ebpf, "STEER_V6")?,
         events: Some(typed(&mut ebpf, "EVENTS")?),
         flow_table: Arc::new(flow_table),
         shared_cells,

@@ -8,18 +8,19 @@ mod guard;
 mod load;
 mod mapping;
 mod probe;
+mod steer;
 mod where_to;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
+    maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
     Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, Guard,
-    HashKeys, Latencies, Reason, Service, Settings, SharedCell, TABLE_WORD,
+    HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 pub use attach::Attachment;
@@ -28,6 +29,7 @@ pub use error::DataplaneError;
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
 pub use guard::{GuardOrder, GuardState};
 pub use load::BENCH_OBJECT;
+pub use steer::Steering;
 
 use crate::plan::{Observed, Write, directory};
 use error::Context as _;
@@ -73,6 +75,8 @@ pub struct Dataplane {
     latencies: Mapping<Latencies>,
     interfaces: DevMapHash<MapData>,
     guards: Mapping<Guard>,
+    steer_v4: LpmTrie<MapData, [u16; 3], Steer>,
+    steer_v6: LpmTrie<MapData, [u16; 9], Steer>,
     /// Until somebody takes it.
     events: Option<RingBuf<MapData>>,
     flow_table: Arc<FlowTable>,
@@ -162,6 +166,7 @@ impl Dataplane {
             Write::DropService { number } => {
                 self.services.write(u32::from(*number), &Service::default());
                 self.guards.write(u32::from(*number), &Guard::default());
+                self.forget_steering(*number)?;
             }
             Write::DropBackend { number } => {
                 self.backends.write(u32::from(*number), &Backend::default());
