@@ -171,6 +171,12 @@ impl Pin {
         self.ctl.state()
     }
 
+    /// [`canary_common::FlowFlags`].
+    #[inline(always)]
+    pub fn flags(&self) -> u16 {
+        self.ctl.flags()
+    }
+
     #[inline(always)]
     pub fn tracked(&self) -> Tracked {
         let (client_seq, backend_seq) = self.seqs();

@@ -8,9 +8,9 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
-    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey, Guard,
-    HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_STEERED, MAX_TABLES, Reason,
-    Service, Settings, SharedCell, Steer, TABLE_WORD,
+    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Fault, Flow, FlowKey,
+    Guard, HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_STEERED, MAX_TABLES,
+    Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 use crate::{
@@ -55,6 +55,11 @@ pub static TABLES: btf_maps::ArrayOfMaps<
 /// counts by the program, both atomically.
 #[map]
 pub static GUARDS: Array<Guard> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Drills by service. Read for new flows of the canary's, and for packets of
+/// those that were drawn to fail. Written by the daemon but for the count.
+#[map]
+pub static FAULTS: Array<Fault> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 
 /// Clients with a track of their own, by service and network (a
 /// [`canary_common::SteerKey`], longest prefix first), each family its own. Written by the daemon; read for

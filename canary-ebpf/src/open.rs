@@ -5,19 +5,22 @@
 //! other.
 
 use canary_common::{
-    BackendFlags, FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable,
+    Backend, BackendFlags, FlowFlags, FlowKey, FlowState, Reason, Service, Signals, Timeouts, Told,
+    WeightTable,
 };
 
 use crate::{
+    counters,
     flows::{self, NewFlow, Pin},
     follow, guard,
     layout::Layout,
     maps::hash_keys,
+    orders::{self, Drawn},
     packet::Packet,
     parse::{Parsed, Transport, parse_at, parse_whole_or_first},
     path::{Verdict, key_of, service_of, towards_backend, way_to},
     pick::{self, NoPick, pick},
-    refusal, signals,
+    refusal, reply, signals,
 };
 
 /// A first packet's place in its flow.
@@ -33,7 +36,8 @@ struct Beginning {
     reason: Reason,
 }
 
-/// Pins a flow where it was decided, and forwards.
+/// Pins a flow where it was decided, and forwards. `None`: it is pinned, and
+/// its SYN is to fail, which is for [`crate::orders::of_client`].
 ///
 /// # Errors
 /// The reason for which the packet goes to the host, untouched.
@@ -43,7 +47,7 @@ pub fn open(
     layout: Layout,
     decided: Decided,
     ingress: u32,
-) -> Result<Verdict, Reason> {
+) -> Result<Option<Verdict>, Reason> {
     if let Some(reason) = decided.reason() {
         return Err(reason);
     }
@@ -56,8 +60,9 @@ pub fn open(
     let action = way_to(picked, ingress)?;
     let Some(beginning) = beginning(packet, &parsed, &service.timeouts) else {
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
-        return Ok(Verdict { action, reason: Reason::Unpinned });
+        return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     };
+    let drawn = drawn(&key, picked, &beginning, layout);
     let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
@@ -69,7 +74,7 @@ pub fn open(
         client_seq: beginning.seq,
         waiting_since: if clock { signals::tick() } else { 0 },
         state: beginning.state as u16,
-        flags: beginning.flags,
+        flags: beginning.flags | marks(service, picked, drawn),
     };
     let inserted = flows::insert(&new, hash, decided.replaces(), now);
     if inserted.ours {
@@ -80,19 +85,43 @@ pub fn open(
             Reason::Midstream => Told::MIDSTREAM,
             _ => Told::NEW_FLOW,
         };
-        towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
         follow::tell(&key, decided.backend(), told);
-        return Ok(Verdict { action, reason: beginning.reason });
+        if drawn.fails_now() {
+            counters::book(picked, decided.cell(), told);
+            return Ok(None);
+        }
+        towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
+        return Ok(Some(Verdict { action, reason: beginning.reason }));
     }
     if inserted.backend == 0 {
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
-        return Ok(Verdict { action, reason: Reason::Unpinned });
+        return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     }
     // Another CPU was first.
     let backend = pick::backend(inserted.backend, number).ok_or(Reason::Internal)?;
     let action = way_to(backend, ingress)?;
     towards_backend(&parsed, inserted.backend, backend, inserted.cell, Told::NOTHING);
-    Ok(Verdict { action, reason: Reason::Pinned })
+    Ok(Some(Verdict { action, reason: Reason::Pinned }))
+}
+
+/// Whether it is to fail: of new connections of the canary's, some.
+#[inline(always)]
+fn drawn(key: &FlowKey, backend: &Backend, beginning: &Beginning, layout: Layout) -> Drawn {
+    let opens = beginning.state == FlowState::HalfOpen && beginning.reason == Reason::NewFlow;
+    if opens && backend.flags & BackendFlags::CANARY != 0 && reply::is_plain(layout) {
+        orders::draw(key)
+    } else {
+        Drawn::NOT
+    }
+}
+
+/// What a flow is known by that is cut or made to fail later.
+#[inline(always)]
+fn marks(service: &Service, backend: &Backend, drawn: Drawn) -> u16 {
+    if backend.flags & BackendFlags::CANARY == 0 {
+        return 0;
+    }
+    FlowFlags::of_generation(service.generation) | drawn.flags()
 }
 
 /// Where a new flow goes, in one word, for it comes out of a function of its
@@ -168,12 +197,14 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
 }
 
 /// A half-open flow's port used again: nothing closed it, so it stays where it
-/// was, as long as that is configured, and no guard stands before it. The cell
-/// that it is booked to now.
+/// was, as long as that is configured, its generation was not ended, and no
+/// guard stands before it. With the cell that it is booked to now.
 #[inline(always)]
 fn stays(pin: &Pin, service: u16, record: &Service) -> Option<u16> {
     let backend = pick::backend(pin.backend, service)?;
-    if backend.flags & BackendFlags::CANARY != 0 && guard::stops(service) {
+    if orders::is_outdated(pin, backend, record)
+        || backend.flags & BackendFlags::CANARY != 0 && guard::stops(service)
+    {
         return None;
     }
     let parity = WeightTable::unpack(pick::weights(record)).parity;

@@ -3,6 +3,7 @@
 mod attach;
 mod bpffs;
 mod error;
+mod fault;
 mod flow_table;
 mod guard;
 mod load;
@@ -19,13 +20,14 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
-    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, Guard,
+    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, Fault, Guard,
     HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 pub use attach::Attachment;
 pub use bpffs::{remove_pins, remove_unused_pins};
 pub use error::DataplaneError;
+pub use fault::{FaultOrder, FaultState};
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
 pub use guard::{GuardOrder, GuardState};
 pub use load::BENCH_OBJECT;
@@ -75,6 +77,7 @@ pub struct Dataplane {
     latencies: Mapping<Latencies>,
     interfaces: DevMapHash<MapData>,
     guards: Mapping<Guard>,
+    faults: Mapping<Fault>,
     steer_v4: LpmTrie<MapData, [u16; 3], Steer>,
     steer_v6: LpmTrie<MapData, [u16; 9], Steer>,
     /// Until somebody takes it.
@@ -166,6 +169,7 @@ impl Dataplane {
             Write::DropService { number } => {
                 self.services.write(u32::from(*number), &Service::default());
                 self.guards.write(u32::from(*number), &Guard::default());
+                self.faults.write(u32::from(*number), &Fault::default());
                 self.forget_steering(*number)?;
             }
             Write::DropBackend { number } => {
