@@ -62,7 +62,8 @@ pub fn open(
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
         return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     };
-    let drawn = drawn(&key, picked, &beginning, layout);
+    let answerable = reply::can_answer(packet, layout, &parsed);
+    let drawn = drawn(&key, picked, &beginning, answerable);
     let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
@@ -106,9 +107,9 @@ pub fn open(
 
 /// Whether it is to fail: of new connections of the canary's, some.
 #[inline(always)]
-fn drawn(key: &FlowKey, backend: &Backend, beginning: &Beginning, layout: Layout) -> Drawn {
+fn drawn(key: &FlowKey, backend: &Backend, beginning: &Beginning, answerable: bool) -> Drawn {
     let opens = beginning.state == FlowState::HalfOpen && beginning.reason == Reason::NewFlow;
-    if opens && backend.flags & BackendFlags::CANARY != 0 && reply::is_plain(layout) {
+    if opens && answerable && backend.flags & BackendFlags::CANARY != 0 {
         orders::draw(key)
     } else {
         Drawn::NOT

@@ -147,7 +147,10 @@ pub fn of_client(ctx: *mut xdp_md, layout: Layout, born: bool) -> Result<Ordered
         cut(pin, service, now);
         return Ok(answer(ctx, layout, &segment));
     }
-    if segment.resets() || !reply::can_answer(&packet, layout, &parsed) {
+    if pin.flags() & FlowFlags::FAULTED == 0
+        || segment.resets()
+        || !reply::can_answer(&packet, layout, &parsed)
+    {
         return Ok(Ordered::GoesOn);
     }
     Ok(match fail((pin, backend), service, &segment, &key, (born, now)) {
@@ -266,6 +269,10 @@ pub fn of_backend(packet: &Packet, layout: Layout, service: u16, first: bool) ->
     const FAILED: u16 = u16::from_ne_bytes(*b" 5");
     let kind = kind_of(FAULTS.get(u32::from(service))?)?;
     let parsed = parse_at(packet, layout).ok()?;
+    // What goes to the host goes there untouched.
+    if parsed.hop_limit() <= 1 {
+        return None;
+    }
     let Transport::Tcp(tcp) = parsed.transport else { return None };
     let data = signals::data::<12>(packet, &parsed, tcp)?;
     let head = [data.get::<u32, 0>(), data.get::<u32, 4>(), data.get::<u32, 8>()];

@@ -57,16 +57,11 @@ impl Rst {
 /// between the IP header and TCP's.
 #[inline(always)]
 pub fn can_answer(packet: &Packet, layout: Layout, parsed: &Parsed) -> bool {
-    is_plain(layout) && layout.ip() as u64 + parsed.ip_bytes() <= packet.len() as u64
-}
-
-/// See [`can_answer`].
-#[inline(always)]
-pub fn is_plain(layout: Layout) -> bool {
     let header = if layout.is_v6() { Ipv6Hdr::LEN } else { Ipv4Hdr::LEN };
     layout.part() == Part::Whole
         && layout.protocol() == PROTO_TCP
         && layout.transport() == layout.ip() + header
+        && layout.ip() as u64 + parsed.ip_bytes() <= packet.len() as u64
 }
 
 /// Makes the packet the RST that answers it, to go out where it came in.

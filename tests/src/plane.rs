@@ -20,6 +20,7 @@ use canary_common::{
 };
 
 /// XDP actions.
+pub const DROP: u32 = 1;
 pub const PASS: u32 = 2;
 pub const TX: u32 = 3;
 pub const REDIRECT: u32 = 4;

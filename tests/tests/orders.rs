@@ -11,11 +11,10 @@ use canary_common::{Cell, FaultKind, GuardStatus, Reason, SharedCell, told};
 use canary_tests::{
     bed::{BACKEND_ISN, Bed, CANARY, ISN, STABLE, both, isolated, wait_jiffies},
     frame::{ACK, FIN, Frame, RST, SYN, Transport, checksum},
-    plane::TX,
+    plane::{DROP, TX},
 };
 
 const SERVICE: u16 = 1;
-const DROP: u32 = 1;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// One that goes to the canary, all of them.
@@ -396,6 +395,28 @@ fn a_drill_turns_responses_into_5xx() {
         let becomes = bed.back(&frame).payload(b"HTTP/1.1 500 OK\r\n\r\n");
         bed.expect(&frame, Reason::Reply, &becomes, CANARY, |c| c.retransmits_backend += 1)?;
         ensure!(BACKEND_ISN > ISN, "numbers apart");
+        Ok(())
+    });
+}
+
+/// Who was not drawn is not made to fail, though its packets are looked at
+/// twice: its generation is not the service's, and is not to be cut either.
+#[test]
+fn a_drill_leaves_alone_who_was_not_drawn() {
+    both(false, |bed| {
+        bed_of_canary(bed)?;
+        handshake(bed, 47_000)?;
+        drill(bed, FaultKind::Reset)?;
+        next_generation(bed, 0)?;
+        forwarded(bed, &bed.client_says(ACK).payload(b"x"), Reason::Pinned, |_| ())?;
+        replied(bed, bed.backend_says(ACK).payload(b"HTTP/1.1 200 OK\r\n"), |c| c.http_2xx += 1)?;
+        // A response that goes to the host goes there as it came.
+        drill(bed, FaultKind::Http5xx)?;
+        handshake(bed, 47_001)?;
+        let frame = bed.backend_says(ACK).payload(b"HTTP/1.1 200 OK\r\n").ttl(1);
+        let frame = Frame { from: bed.canary, ..frame };
+        bed.passed(&frame.bytes(), Reason::TtlExpired)?;
+        ensure!(how_many(bed)? == 0);
         Ok(())
     });
 }
