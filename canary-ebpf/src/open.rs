@@ -62,8 +62,7 @@ pub fn open(
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
         return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     };
-    let answerable = reply::can_answer(packet, layout, &parsed);
-    let drawn = drawn(&key, picked, &beginning, answerable);
+    let drawn = drawn(&key, picked, &beginning, (packet, layout, &parsed));
     let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
@@ -107,13 +106,20 @@ pub fn open(
 
 /// Whether it is to fail: of new connections of the canary's, some.
 #[inline(always)]
-fn drawn(key: &FlowKey, backend: &Backend, beginning: &Beginning, answerable: bool) -> Drawn {
+fn drawn(
+    key: &FlowKey,
+    backend: &Backend,
+    beginning: &Beginning,
+    (packet, layout, parsed): (&Packet, Layout, &Parsed),
+) -> Drawn {
     let opens = beginning.state == FlowState::HalfOpen && beginning.reason == Reason::NewFlow;
-    if opens && answerable && backend.flags & BackendFlags::CANARY != 0 {
-        orders::draw(key)
-    } else {
-        Drawn::NOT
+    if opens
+        && backend.flags & BackendFlags::CANARY != 0
+        && reply::can_answer(packet, layout, parsed)
+    {
+        return orders::draw(key);
     }
+    Drawn::NOT
 }
 
 /// What a flow is known by that is cut or made to fail later.
@@ -141,7 +147,7 @@ impl Decided {
 
     /// With another bit, where `condition` holds.
     const fn with(self, bit: u64, condition: bool) -> Self {
-        Self(self.0 | bit * condition as u64)
+        Self(self.0 | (bit * condition as u64))
     }
 
     const fn refused(reason: Reason) -> Self {

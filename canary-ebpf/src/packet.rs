@@ -44,13 +44,8 @@ impl Packet {
 
     /// Bytes of the linear part.
     #[inline(always)]
-    pub const fn len(&self) -> usize {
+    pub const fn bytes(&self) -> usize {
         self.end - self.start
-    }
-
-    #[inline(always)]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// `N` bytes from `offset` on, or `None` where the packet ends before.

@@ -61,7 +61,7 @@ pub fn can_answer(packet: &Packet, layout: Layout, parsed: &Parsed) -> bool {
     layout.part() == Part::Whole
         && layout.protocol() == PROTO_TCP
         && layout.transport() == layout.ip() + header
-        && layout.ip() as u64 + parsed.ip_bytes() <= packet.len() as u64
+        && layout.ip() as u64 + parsed.ip_bytes() <= packet.bytes() as u64
 }
 
 /// Makes the packet the RST that answers it, to go out where it came in.
@@ -112,7 +112,7 @@ fn make_rst(ctx: *mut xdp_md, layout: Layout, rst: Rst) -> bool {
 /// Options and data go; an Ethernet frame's least stays.
 #[inline(always)]
 fn shorten(ctx: *mut xdp_md, layout: Layout) -> bool {
-    let len = Packet::of(&XdpContext::new(ctx)).len();
+    let len = Packet::of(&XdpContext::new(ctx)).bytes();
     let headers = layout.transport() + TcpHdr::LEN;
     let wanted = if headers > SHORTEST_FRAME { headers } else { SHORTEST_FRAME };
     if len <= wanted {
@@ -127,7 +127,7 @@ fn write_v4(ip: Header<{ Ipv4Hdr::LEN }>, addresses: u64) {
     ip.set::<u32, 0>(V4_FIRST);
     ip.set::<u32, 4>(V4_SECOND);
     ip.set::<u32, 8>(V4_THIRD);
-    let sum = addresses + V4_FIRST as u64 + V4_SECOND as u64 + V4_THIRD as u64;
+    let sum = addresses + u64::from(V4_FIRST) + u64::from(V4_SECOND) + u64::from(V4_THIRD);
     ip.set::<u16, { offset_of!(Ipv4Hdr, check) }>(checksum(sum));
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use canary_common::{FrameAddresses, Split, Track, WeightTable};
+use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 
 use super::{
     books::Books,
@@ -84,7 +84,7 @@ impl Daemon {
         // Cells are of the maps: with new maps there are none.
         let books = if plane.adopted() { Books::restore(&saved.books) } else { Books::default() };
         observed.cells = books.cells();
-        observed.cells.extend(observed.backends.values().flat_map(|b| b.current_cells()));
+        observed.cells.extend(observed.backends.values().flat_map(Backend::current_cells));
         if plane.adopted() {
             // Should the saved state not know them.
             observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells);

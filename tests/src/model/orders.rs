@@ -16,7 +16,7 @@ use canary_common::{Cidr, FaultKind, FlowFlags, FlowKey, FlowState, Track};
 use super::{
     Counter, Flow, Model,
     packet::{self, Content, Expected, Packet},
-    tcp::Client,
+    tcp::{Client, Segment},
     world,
 };
 use crate::{
@@ -211,7 +211,7 @@ impl Model {
     /// Whether a new flow is to fail: of connections from those clients, to the
     /// canary, all.
     pub(super) fn draws(&self, bytes: &[u8], packet: &Packet, key: &FlowKey, to: u16) -> bool {
-        let opens = packet.tcp.as_ref().is_some_and(|segment| segment.opens());
+        let opens = packet.tcp.as_ref().is_some_and(Segment::opens);
         let orders = &self.orders[usize::from(key.service)];
         let drill = orders.drill.filter(|drill| !drill.over);
         let client = IpAddr::from(key.client);
