@@ -34,6 +34,14 @@ impl Address {
         (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
     }
 
+    /// Bit by bit, under a mask.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(&self, mask: &Self) -> Self {
+        let (a, m) = (&self.words_be, &mask.words_be);
+        Self { words_be: [a[0] & m[0], a[1] & m[1], a[2] & m[2], a[3] & m[3]] }
+    }
+
     /// In one comparison: each branch more is walked by the verifier.
     #[inline(always)]
     #[must_use]

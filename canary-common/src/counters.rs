@@ -48,7 +48,7 @@ counters! {
     /// is all that a packet of an established flow touches.
     /// Bytes are IP bytes: headers and payload, without the Ethernet frame.
     Cell {
-        /// Towards the backend.
+        /// Towards the backend. What the program answers itself is not.
         packets_in,
         bytes_in,
         /// Towards the client.
@@ -202,4 +202,9 @@ reasons! {
     FragmentUnknown = 18, "fragment_unknown";
     /// An ICMP error about a packet of a pinned flow, translated.
     IcmpError = 19, "icmp_error";
+    /// From a client, answered with a RST by order: its flow's generation was
+    /// ended, or a drill has it fail.
+    Reset = 20, "reset";
+    /// A client's SYN that a drill has nobody answer: dropped.
+    FaultDropped = 21, "fault_dropped";
 }

@@ -108,6 +108,39 @@ impl FlowFlags {
     /// A fatal TLS alert was seen.
     pub const ALERT_CLIENT: u16 = 256;
     pub const ALERT_BACKEND: u16 = 512;
+    /// The service's generation when the flow was born to the canary, in four
+    /// bits; 0 of a flow that was born elsewhere, or is not to be cut.
+    pub const GENERATION: u16 = Self::GENERATIONS << Self::GENERATION_SHIFT;
+    /// The highest generation.
+    pub const GENERATIONS: u16 = 15;
+    const GENERATION_SHIFT: u32 = 10;
+    /// Drawn to fail, in a drill.
+    pub const FAULTED: u16 = 1 << 14;
+
+    /// The flags of a flow of this generation, see
+    /// [`crate::Service::generation`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_generation(generation: u8) -> u16 {
+        (generation as u16) << Self::GENERATION_SHIFT & Self::GENERATION
+    }
+
+    /// Whether a flow's packets are to be looked at before they are forwarded:
+    /// it is of another generation than the service is now, or is to fail.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_marked(flags: u16, generation: u8) -> bool {
+        let marks = flags & (Self::GENERATION | Self::FAULTED);
+        marks != 0 && marks != Self::of_generation(generation)
+    }
+
+    /// Whether a flow was born to the canary under another generation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_outdated(flags: u16, generation: u8) -> bool {
+        let born = flags & Self::GENERATION;
+        born != 0 && generation != 0 && born != Self::of_generation(generation)
+    }
 }
 
 /// The word that decides a way: bits 0–7 state, 8–23 flags, 24–39 generation,

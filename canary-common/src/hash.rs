@@ -39,6 +39,16 @@ const fn spread(mut h: u64) -> u64 {
     h ^ (h >> 33)
 }
 
+/// `fmix32` of `MurmurHash3`.
+#[inline(always)]
+const fn permute(mut h: u32) -> u32 {
+    h ^= h >> 16;
+    h = h.wrapping_mul(0x85eb_ca6b);
+    h ^= h >> 13;
+    h = h.wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
 impl HashKeys {
     /// Keys that follow from one 64-bit seed (splitmix64, Steele et al. 2014).
     #[must_use]
@@ -81,11 +91,15 @@ pub const fn pick_hash(keys: &HashKeys, client: &crate::Address, port_be: u16) -
 }
 
 impl Hashed {
-    /// Compared with the split: below it is canary.
+    /// Compared with the split: below it is canary. Another salt draws anew
+    /// who that is, with the same shares: for each salt this is a permutation.
+    /// Salt 0 leaves the hash as it is. The slot is not salted, so a client
+    /// keeps its backend inside a track.
     #[inline(always)]
     #[must_use]
-    pub const fn for_split(self) -> u32 {
-        (self.0 >> 32) as u32
+    pub const fn for_split(self, salt: u32) -> u32 {
+        let hash = (self.0 >> 32) as u32;
+        if salt == 0 { hash } else { permute(hash ^ salt) }
     }
 
     /// Position in a Maglev table of `size` slots, by multiplication instead

@@ -10,10 +10,13 @@ mod address;
 mod counters;
 mod directory;
 mod exchange;
+mod fault;
 mod flow;
+mod guard;
 mod hash;
 mod service;
 mod signals;
+mod steer;
 mod told;
 mod where_answer;
 
@@ -23,18 +26,21 @@ pub use directory::{
     DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, Probe,
 };
 pub use exchange::{EXCHANGE_FRAME, Exchange};
+pub use fault::{Fault, FaultKind};
 pub use flow::{Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, WAYS, deadline_passed};
+pub use guard::{Guard, GuardStatus};
 pub use hash::{HashKeys, Hashed, pick_hash};
 pub use service::{
     Backend, BackendFlags, MAX_SPLIT, Service, ServiceFlags, Split, Timeouts, Track, WeightTable,
 };
 pub use signals::{Histogram, Latencies, Signals, Ticks};
+pub use steer::{Cidr, CidrError, Steer, SteerKey};
 pub use told::{FlowEvent, Told};
 pub use where_answer::WhereAnswer;
 
 /// Version of every layout in this crate. Pinned maps carry it (in
 /// [`Settings`]); a daemon that finds another value does not touch the maps.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Services a host can have: directory and map sizes follow from it.
 pub const MAX_SERVICES: u32 = 512;
@@ -52,6 +58,9 @@ pub const MAX_SHARING: u32 = 8;
 /// padded to 8 bytes, so four are kept in each. Slot `s` is word `s / 4`,
 /// number `s % 4`.
 pub const TABLE_WORD: usize = 4;
+/// Entries of each of the steering maps: addresses and networks that have a
+/// track of their own, over all services.
+pub const MAX_STEERED: u32 = 1 << 20;
 /// Largest prime accepted as a Maglev table's size.
 pub const MAX_TABLE_SIZE: u32 = 131_071;
 /// Table size where the configuration names none (Maglev wants at least
@@ -85,8 +94,8 @@ const _: () = assert!(size_of::<Settings>() == 56);
 #[cfg(feature = "aya")]
 mod pod {
     use super::{
-        Backend, Bucket, Cell, DirectoryEntry, Exchange, Flow, FlowKey, HashKeys, Latencies,
-        Service, Settings, SharedCell, WhereAnswer,
+        Backend, Bucket, Cell, DirectoryEntry, Exchange, Fault, Flow, FlowKey, Guard, HashKeys,
+        Latencies, Service, Settings, SharedCell, Steer, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -100,13 +109,16 @@ mod pod {
         Cell,
         DirectoryEntry,
         Exchange,
+        Fault,
         Flow,
         FlowKey,
+        Guard,
         HashKeys,
         Latencies,
         Service,
         Settings,
         SharedCell,
+        Steer,
         WhereAnswer
     );
 }

@@ -122,6 +122,20 @@ impl WeightTable {
         }
         None
     }
+
+    /// A track that was asked for by name, whatever the split; the other one
+    /// where it has no usable backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn track_or_other(self, canary: bool) -> Option<Track> {
+        if self.tables[1] != 0 && (canary || self.tables[0] == 0) {
+            return Some(Track::Canary);
+        }
+        if self.tables[0] != 0 {
+            return Some(Track::Stable);
+        }
+        None
+    }
 }
 
 /// Bits of [`Service::flags`].
@@ -133,6 +147,8 @@ impl ServiceFlags {
     pub const PRESENT: u16 = 1;
     /// Split and pick by the client's address alone.
     pub const CLIENT_AFFINITY: u16 = 2;
+    /// Some clients have a track of their own: new flows are looked up there.
+    pub const STEERED: u16 = 4;
 }
 
 /// How long a flow lives without a packet, in jiffies, by state.
@@ -160,7 +176,10 @@ pub struct Service {
     pub port_be: u16,
     /// IP protocol, 6 or 17.
     pub protocol: u8,
-    pub reserved0: u8,
+    /// The generation of flows born to the canary now, 1 to
+    /// [`crate::FlowFlags::GENERATIONS`]; where it changes, those born before
+    /// are cut at their next packet. 0: none ever is.
+    pub generation: u8,
     /// [`ServiceFlags`].
     pub flags: u16,
     /// [`crate::Signals`] that are read for this service.
@@ -171,10 +190,14 @@ pub struct Service {
     pub pick: HashKeys,
     /// Slots of each track's table.
     pub table_size: [u32; 2],
-    pub reserved3: [u32; 6],
+    /// Of the split's hash, see [`crate::Hashed::for_split`].
+    pub salt: u32,
+    pub reserved3: [u32; 5],
 }
 
 const _: () = assert!(size_of::<Service>() == 128);
+const _: () = assert!(core::mem::offset_of!(Service, generation) == 27);
+const _: () = assert!(core::mem::offset_of!(Service, salt) == 104);
 
 /// Bits of [`Backend::flags`].
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +236,28 @@ pub struct Backend {
     /// The way back adds the complement.
     pub address_delta: u16,
     pub transport_delta: u16,
-    pub reserved: [u32; 4],
+    /// The cell of flows that were steered here, in every epoch: they were not
+    /// drawn, so they say nothing of the split's two halves. 0: there is none,
+    /// and they are booked with the others.
+    pub steered_cell: u16,
+    pub reserved0: u16,
+    pub reserved: [u32; 3],
+}
+
+impl Backend {
+    /// All cells that flows born now may be booked to; 0 is none.
+    #[must_use]
+    pub const fn current_cells(&self) -> [u16; 3] {
+        [self.cells[0], self.cells[1], self.steered_cell]
+    }
+
+    /// Whether a flow of this cell was steered here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_steered(&self, cell: u16) -> bool {
+        self.steered_cell != 0 && cell == self.steered_cell
+    }
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
+const _: () = assert!(core::mem::offset_of!(Backend, steered_cell) == 48);

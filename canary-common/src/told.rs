@@ -59,6 +59,18 @@ impl Told {
         Self(self.0 * condition as u64)
     }
 
+    /// What a guard may count: events that speak against the version.
+    pub const FAILURES: Self = told!(refused)
+        .and(told!(resets_backend))
+        .and(told!(resets_backend_after_data))
+        .and(told!(resets_client))
+        .and(told!(resets_client_after_data))
+        .and(told!(zero_windows_backend))
+        .and(told!(http_5xx))
+        .and(told!(connections_5xx))
+        .and(told!(tls_alerts_backend))
+        .and(told!(tls_alerts_client));
+
     /// With the length of a wait; what is longer than its bits stays below.
     #[inline(always)]
     #[must_use]

@@ -22,6 +22,10 @@ pub struct WhereAnswer {
     pub reason: u32,
     /// The packed weight table that was in force.
     pub weights: u64,
+    /// 1 where the canary would have been it, but for the guard.
+    pub guarded: u32,
+    /// Whether the client has a track of its own: 0 no, 1 stable, 2 canary.
+    pub steered: u32,
 }
 
-const _: () = assert!(size_of::<WhereAnswer>() == 40);
+const _: () = assert!(size_of::<WhereAnswer>() == 48);

@@ -171,7 +171,7 @@ fn avalanche() {
 #[test]
 fn split_hashes_are_even() {
     assert_even("split", 256, |keys, address, port_be| {
-        pick_hash(keys, address, port_be).for_split() as usize >> 24
+        pick_hash(keys, address, port_be).for_split(0) as usize >> 24
     });
 }
 
@@ -188,7 +188,7 @@ fn slots_are_even() {
 fn split_and_slot_are_independent() {
     assert_even("split and slot", 256, |keys, address, port_be| {
         let hash = pick_hash(keys, address, port_be);
-        (hash.for_split() >> 28) as usize * 16 + hash.slot(16) as usize
+        (hash.for_split(0) >> 28) as usize * 16 + hash.slot(16) as usize
     });
 }
 
@@ -219,7 +219,7 @@ fn shares_are_as_configured() {
             let canary = (0..FLOWS)
                 .filter(|&i| {
                     let (address, port_be) = client(i);
-                    split.takes(pick_hash(&keys, &address, port_be).for_split())
+                    split.takes(pick_hash(&keys, &address, port_be).for_split(0))
                 })
                 .count() as f64;
             let expected = share * f64::from(FLOWS);
@@ -312,5 +312,36 @@ fn displacements_reach_every_slot() {
         assert_eq!(slots.len(), DIRECTORY_SLOTS as usize);
         assert!(slots.iter().all(|&slot| slot < DIRECTORY_SLOTS));
         assert!(probe.group() < DIRECTORY_GROUPS);
+    }
+}
+
+/// Another salt is another draw: as even, with nobody drawn twice, and no
+/// relation between the two.
+#[test]
+fn a_salt_draws_anew() {
+    for salt in [1, 2, 0x8000_0000, u32::MAX] {
+        assert_even("salted split", 256, |keys, address, port_be| {
+            pick_hash(keys, address, port_be).for_split(salt) as usize >> 24
+        });
+        assert_even("draw by draw", 256, |keys, address, port_be| {
+            let hash = pick_hash(keys, address, port_be);
+            (hash.for_split(0) >> 28) as usize * 16 + (hash.for_split(salt) >> 28) as usize
+        });
+        assert_even("salted split and slot", 256, |keys, address, port_be| {
+            let hash = pick_hash(keys, address, port_be);
+            (hash.for_split(salt) >> 28) as usize * 16 + hash.slot(16) as usize
+        });
+        // A permutation: no two hashes meet.
+        let mut seen = std::collections::HashSet::new();
+        assert!((0..1 << 16).all(|i: u64| {
+            seen.insert(Hashed(i.wrapping_mul(0x9e37_79b1) << 32).for_split(salt))
+        }));
+    }
+}
+
+#[test]
+fn no_salt_changes_nothing() {
+    for hash in [0, 1, 0xdead_beef, u32::MAX] {
+        assert_eq!(Hashed(u64::from(hash) << 32 | 7).for_split(0), hash);
     }
 }

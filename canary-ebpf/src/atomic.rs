@@ -60,6 +60,25 @@ pub unsafe fn add(word: *mut u64, value: u64) {
     }
 }
 
+/// As [`add`]; gives what stood there.
+///
+/// # Safety
+/// `word` points to a live map value, 8-byte aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    let mut found = value;
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!(
+            "{found} = atomic_fetch_add((u64 *)({word} + 0), {found})",
+            word = in(reg) word,
+            found = inout(reg) found,
+        );
+    }
+    found
+}
+
 /// The same number, of which the compiler knows nothing any more: a check of
 /// its bounds stays where the verifier, which knows less, needs it.
 #[inline(always)]
@@ -100,4 +119,15 @@ pub unsafe fn add(word: *mut u64, value: u64) {
     use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
     // SAFETY: the caller's.
     unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, SeqCst);
+}
+
+/// See above.
+///
+/// # Safety
+/// `word` points to a live value, 8-byte aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
+    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, SeqCst)
 }

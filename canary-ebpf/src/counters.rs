@@ -2,10 +2,10 @@
 
 use core::{mem::offset_of, ptr::addr_of_mut};
 
-use canary_common::{Cell, Histogram, Latencies, Reason, SharedCell, Told};
+use canary_common::{Backend, BackendFlags, Cell, Histogram, Latencies, Reason, SharedCell, Told};
 
 use crate::{
-    atomic,
+    atomic, guard,
     maps::{CELLS, LATENCIES, REASONS, SHARED_CELLS},
 };
 
@@ -25,18 +25,26 @@ pub fn reason(reason: Reason) {
     }
 }
 
-/// Books what a packet told. Most tell nothing.
+/// Books what a packet told of a flow of this backend's. Most tell nothing.
 #[inline(always)]
-pub fn book(cell: u16, told: Told) {
+pub fn book(backend: &Backend, cell: u16, told: Told) {
     if told.is_booked() {
-        canary_book(u32::from(cell), told.0);
+        let canary = backend.flags & BackendFlags::CANARY != 0;
+        let guarded = canary && told.has(Told::FAILURES) && !backend.is_steered(cell);
+        let guard = if guarded { u32::from(backend.service) } else { NO_GUARD };
+        canary_book(u32::from(cell), told.0, guard);
     }
 }
 
-/// A function of its own to the verifier, which walks each bit's two ways.
+/// No service has this number.
+const NO_GUARD: u32 = u32::MAX;
+
+/// A function of its own to the verifier, which walks each bit's two ways. The
+/// cell first and the guard then: who reads them the other way round has every
+/// event that the guard has counted.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn canary_book(cell: u32, told: u64) -> u32 {
+extern "C" fn canary_book(cell: u32, told: u64, guarded: u32) -> u32 {
     let told = Told(told);
     if let Some(counts) = CELLS.get_ptr_mut(cell) {
         let counts = counts.cast::<u64>();
@@ -53,6 +61,9 @@ extern "C" fn canary_book(cell: u32, told: u64) -> u32 {
     }
     if told.has(Told::FIRST_BYTE) {
         book_wait(cell, offset_of!(Latencies, first_byte), told.waited());
+    }
+    if guarded != NO_GUARD {
+        guard::count(guarded, told);
     }
     0
 }

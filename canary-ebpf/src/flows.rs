@@ -25,11 +25,17 @@ const CLAIM_TRIES: usize = 3;
 /// nanoseconds, or its virtual CPU is not running.
 const RIVAL_SPINS: usize = 32;
 
-/// Low 32 bits of the kernel's tick counter.
+/// The kernel's tick counter.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: no arguments, no preconditions.
+    unsafe { bpf_jiffies64() }
+}
+
+/// Its low 32 bits.
 #[inline(always)]
 pub fn now() -> u32 {
-    // SAFETY: no arguments, no preconditions.
-    unsafe { bpf_jiffies64() as u32 }
+    jiffies() as u32
 }
 
 /// A live record, and what of it every packet needs, read consistently.
@@ -163,6 +169,12 @@ impl Pin {
     #[inline(always)]
     pub fn state(&self) -> FlowState {
         self.ctl.state()
+    }
+
+    /// [`canary_common::FlowFlags`].
+    #[inline(always)]
+    pub fn flags(&self) -> u16 {
+        self.ctl.flags()
     }
 
     #[inline(always)]

@@ -17,9 +17,10 @@ mod programs {
         layout::{self, Layout},
         maps::log_enabled,
         open::{self, Decided},
+        orders::{self, Ordered},
         packet::Packet,
         parse::parse_whole_or_first,
-        path::{self, Verdict},
+        path::{self, Followed, Verdict},
         unusual::Unusual,
         where_to,
     };
@@ -42,18 +43,14 @@ mod programs {
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
         let mut verdict = pinned(ctx.ctx);
-        if verdict == UNUSUAL || verdict == OPEN {
+        if verdict >= UNSETTLED {
+            verdict = canary_settle(ctx.ctx, verdict);
+        }
+        if verdict == OPENS {
             let layout = layout::of(ctx.ctx);
-            if verdict == UNUSUAL {
-                verdict = match Unusual::of(layout) {
-                    Ok(Unusual::Packet) => unusual(ctx.ctx, layout.0),
-                    Ok(Unusual::LaterFragment) => later_fragment(ctx.ctx, layout.0),
-                    Ok(Unusual::IcmpError) => icmp_error(ctx.ctx, layout.0),
-                    Err(reason) => pack(Err(reason)),
-                };
-            }
-            if verdict == OPEN {
-                verdict = opening(ctx.ctx, layout.0, canary_decide(ctx.ctx, layout.0));
+            verdict = opening(ctx.ctx, layout.0, canary_decide(ctx.ctx, layout.0));
+            if verdict == BORN {
+                verdict = canary_settle(ctx.ctx, verdict);
             }
         }
         let reason = Reason::from_number(verdict >> 8);
@@ -69,9 +66,20 @@ mod programs {
     }
 
     /// In place of a packed verdict: the packet opens a flow.
-    const OPEN: u32 = u32::MAX;
-    /// The same: it is not plain.
-    const UNUSUAL: u32 = u32::MAX - 1;
+    const OPENS: u32 = UNSETTLED - 1;
+    /// From here on: what is for [`canary_settle`]. It is of a marked flow, from
+    /// its backend: with the service, and whether the flow has had no 5xx yet.
+    const UNSETTLED: u32 = ANSWERS;
+    const ANSWERS: u32 = 1 << 31;
+    const FIRST: u32 = 1 << 16;
+    /// The same, from its client.
+    const ASKS: u32 = u32::MAX;
+    /// The same, and the flow was pinned for it.
+    const BORN: u32 = u32::MAX - 1;
+    /// It is not plain.
+    const UNUSUAL: u32 = u32::MAX - 2;
+    /// It was looked at and goes on like any other.
+    const GOES_ON: u32 = u32::MAX - 3;
 
     /// Action and reason in one word.
     #[inline(always)]
@@ -83,10 +91,14 @@ mod programs {
     }
 
     #[inline(always)]
-    fn pack_or_open(followed: Result<Option<Verdict>, Reason>) -> u32 {
+    fn pack_followed(followed: Result<Followed, Reason>) -> u32 {
         match followed {
-            Ok(None) => OPEN,
-            Ok(Some(verdict)) => pack(Ok(verdict)),
+            Ok(Followed::Out(verdict)) => pack(Ok(verdict)),
+            Ok(Followed::Opens) => OPENS,
+            Ok(Followed::Asks) => ASKS,
+            Ok(Followed::Answers { service, first }) => {
+                ANSWERS | FIRST * u32::from(first) | u32::from(service)
+            }
             Err(reason) => pack(Err(reason)),
         }
     }
@@ -98,19 +110,68 @@ mod programs {
         let ctx = XdpContext::new(ctx);
         match path::follow_pin(&Packet::of(&ctx), ctx.ingress_ifindex() as u32) {
             Err(Reason::NotIp | Reason::Fragment | Reason::NotTcpUdp) => UNUSUAL,
-            followed => pack_or_open(followed),
+            followed => pack_followed(followed),
         }
+    }
+
+    /// What is not plain, and what is of a marked flow. Global, as
+    /// [`canary_decide`]: walked once for its two callers.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn canary_settle(ctx: *mut xdp_md, verdict: u32) -> u32 {
+        let layout = layout::of(ctx);
+        let mut verdict = verdict;
+        if verdict == UNUSUAL {
+            verdict = match Unusual::of(layout) {
+                Ok(Unusual::Packet) => canary_unusual(ctx, layout.0, 0),
+                Ok(Unusual::LaterFragment) => later_fragment(ctx, layout.0),
+                Ok(Unusual::IcmpError) => icmp_error(ctx, layout.0),
+                Err(reason) => pack(Err(reason)),
+            };
+        }
+        if verdict == ASKS || verdict == BORN {
+            verdict = ordered(ctx, layout.0, u32::from(verdict == BORN));
+        } else if verdict >= ANSWERS && verdict != GOES_ON {
+            canary_failing(ctx, layout.0, verdict);
+            verdict = GOES_ON;
+        }
+        if verdict == GOES_ON {
+            verdict = canary_unusual(ctx, layout.0, 1);
+        }
+        verdict
+    }
+
+    /// See [`canary_settle`]. `settled` is 0 or 1.
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn canary_unusual(ctx: *mut xdp_md, layout: u64, settled: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let (packet, ingress) = (Packet::of(&ctx), ctx.ingress_ifindex() as u32);
+        pack_followed(match parse_whole_or_first(&packet, Layout(layout)) {
+            Ok(parsed) => path::follow_parsed(&packet, &parsed, ingress, settled != 0),
+            Err(reason) => Err(reason),
+        })
     }
 
     /// See [`pinned`].
     #[inline(never)]
-    fn unusual(ctx: *mut xdp_md, layout: u64) -> u32 {
-        let ctx = XdpContext::new(ctx);
-        let (packet, ingress) = (Packet::of(&ctx), ctx.ingress_ifindex() as u32);
-        pack_or_open(match parse_whole_or_first(&packet, Layout(layout)) {
-            Ok(parsed) => path::follow_parsed(&packet, &parsed, ingress),
-            Err(reason) => Err(reason),
-        })
+    fn ordered(ctx: *mut xdp_md, layout: u64, born: u32) -> u32 {
+        match orders::of_client(ctx, Layout(layout), born != 0) {
+            Ok(Ordered::Out(verdict)) => pack(Ok(verdict)),
+            Ok(Ordered::GoesOn) => GOES_ON,
+            Ok(Ordered::Opens) => OPENS,
+            Err(reason) => pack(Err(reason)),
+        }
+    }
+
+    /// Global: see [`canary_decide`].
+    #[unsafe(no_mangle)]
+    #[inline(never)]
+    extern "C" fn canary_failing(ctx: *mut xdp_md, layout: u64, verdict: u32) -> u32 {
+        let packet = Packet::of(&XdpContext::new(ctx));
+        let first = verdict & FIRST != 0;
+        let failed = orders::of_backend(&packet, Layout(layout), verdict as u16, first);
+        u32::from(failed.is_some())
     }
 
     /// See [`pinned`].
@@ -142,7 +203,11 @@ mod programs {
     fn opening(ctx: *mut xdp_md, layout: u64, decided: u64) -> u32 {
         let ctx = XdpContext::new(ctx);
         let ingress = ctx.ingress_ifindex() as u32;
-        pack(open::open(&Packet::of(&ctx), Layout(layout), Decided(decided), ingress))
+        match open::open(&Packet::of(&ctx), Layout(layout), Decided(decided), ingress) {
+            Ok(Some(verdict)) => pack(Ok(verdict)),
+            Ok(None) => BORN,
+            Err(reason) => pack(Err(reason)),
+        }
     }
 
     #[inline(always)]
@@ -167,10 +232,13 @@ mod programs {
         }
     }
 
-    /// Test-run by the daemon: the tick counter that deadlines are written in.
+    /// Test-run by the daemon: the tick counter that deadlines are written in,
+    /// over the packet's first eight bytes.
     #[xdp]
-    fn canary_clock(_: XdpContext) -> u32 {
-        flows::now()
+    fn canary_clock(ctx: XdpContext) -> u32 {
+        let Some(out) = Packet::of(&ctx).header::<8>(0) else { return 0 };
+        out.set::<u64, 0>(flows::jiffies());
+        XDP_PASS
     }
 
     canary_ebpf::object!();

@@ -5,12 +5,12 @@ use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE},
     btf_maps,
     macros::{btf_map, map},
-    maps::{Array, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
-    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowKey,
-    HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Reason, Service,
-    Settings, SharedCell, TABLE_WORD,
+    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Fault, Flow, FlowKey,
+    Guard, HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_STEERED, MAX_TABLES,
+    Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 use crate::{
@@ -49,6 +49,25 @@ pub static TABLES: btf_maps::ArrayOfMaps<
     btf_maps::Array<[u16; TABLE_WORD], 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>,
     { MAX_TABLES as usize },
 > = btf_maps::ArrayOfMaps::new();
+
+/// Guards by service. Read for new flows that the split gives to the canary,
+/// and where something bad happens there. Orders are written by the daemon,
+/// counts by the program, both atomically.
+#[map]
+pub static GUARDS: Array<Guard> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Drills by service. Read for new flows of the canary's, and for packets of
+/// those that were drawn to fail. Written by the daemon but for the count.
+#[map]
+pub static FAULTS: Array<Fault> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+
+/// Clients with a track of their own, by service and network (a
+/// [`canary_common::SteerKey`], longest prefix first), each family its own. Written by the daemon; read for
+/// new flows of services that have [`canary_common::ServiceFlags::STEERED`].
+#[map]
+pub static STEER_V4: LpmTrie<[u16; 3], Steer> = LpmTrie::with_max_entries(MAX_STEERED, 0);
+#[map]
+pub static STEER_V6: LpmTrie<[u16; 9], Steer> = LpmTrie::with_max_entries(MAX_STEERED, 0);
 
 /// The flow table. Written by the program, and by the daemon's sweep, both by
 /// compare-and-swap. Size set at load: a power of two of buckets.

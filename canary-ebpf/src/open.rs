@@ -4,18 +4,23 @@
 //! functions of their own, so that neither one's stack and states weigh on the
 //! other.
 
-use canary_common::{FlowFlags, FlowState, Reason, Service, Signals, Timeouts, Told, WeightTable};
+use canary_common::{
+    Backend, BackendFlags, FlowFlags, FlowKey, FlowState, Reason, Service, Signals, Timeouts, Told,
+    WeightTable,
+};
 
 use crate::{
-    flows::{self, NewFlow},
-    follow,
+    counters,
+    flows::{self, NewFlow, Pin},
+    follow, guard,
     layout::Layout,
     maps::hash_keys,
+    orders::{self, Drawn},
     packet::Packet,
     parse::{Parsed, Transport, parse_at, parse_whole_or_first},
     path::{Verdict, key_of, service_of, towards_backend, way_to},
     pick::{self, NoPick, pick},
-    refusal, signals,
+    refusal, reply, signals,
 };
 
 /// A first packet's place in its flow.
@@ -31,7 +36,8 @@ struct Beginning {
     reason: Reason,
 }
 
-/// Pins a flow where it was decided, and forwards.
+/// Pins a flow where it was decided, and forwards. `None`: it is pinned, and
+/// its SYN is to fail, which is for [`crate::orders::of_client`].
 ///
 /// # Errors
 /// The reason for which the packet goes to the host, untouched.
@@ -41,7 +47,7 @@ pub fn open(
     layout: Layout,
     decided: Decided,
     ingress: u32,
-) -> Result<Verdict, Reason> {
+) -> Result<Option<Verdict>, Reason> {
     if let Some(reason) = decided.reason() {
         return Err(reason);
     }
@@ -54,8 +60,9 @@ pub fn open(
     let action = way_to(picked, ingress)?;
     let Some(beginning) = beginning(packet, &parsed, &service.timeouts) else {
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
-        return Ok(Verdict { action, reason: Reason::Unpinned });
+        return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     };
+    let drawn = drawn(&key, picked, &beginning, (packet, layout, &parsed));
     let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
     let new = NewFlow {
         key,
@@ -67,40 +74,80 @@ pub fn open(
         client_seq: beginning.seq,
         waiting_since: if clock { signals::tick() } else { 0 },
         state: beginning.state as u16,
-        flags: beginning.flags,
+        flags: beginning.flags | marks(service, picked, drawn),
     };
     let inserted = flows::insert(&new, hash, decided.replaces(), now);
     if inserted.ours {
+        if decided.guarded() {
+            guard::diverted(number);
+        }
         let told = match beginning.reason {
             Reason::Midstream => Told::MIDSTREAM,
             _ => Told::NEW_FLOW,
         };
-        towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
         follow::tell(&key, decided.backend(), told);
-        return Ok(Verdict { action, reason: beginning.reason });
+        if drawn.fails_now() {
+            counters::book(picked, decided.cell(), told);
+            return Ok(None);
+        }
+        towards_backend(&parsed, decided.backend(), picked, decided.cell(), told);
+        return Ok(Some(Verdict { action, reason: beginning.reason }));
     }
     if inserted.backend == 0 {
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
-        return Ok(Verdict { action, reason: Reason::Unpinned });
+        return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     }
     // Another CPU was first.
     let backend = pick::backend(inserted.backend, number).ok_or(Reason::Internal)?;
     let action = way_to(backend, ingress)?;
     towards_backend(&parsed, inserted.backend, backend, inserted.cell, Told::NOTHING);
-    Ok(Verdict { action, reason: Reason::Pinned })
+    Ok(Some(Verdict { action, reason: Reason::Pinned }))
+}
+
+/// Whether it is to fail: of new connections of the canary's, some.
+#[inline(always)]
+fn drawn(
+    key: &FlowKey,
+    backend: &Backend,
+    beginning: &Beginning,
+    (packet, layout, parsed): (&Packet, Layout, &Parsed),
+) -> Drawn {
+    let opens = beginning.state == FlowState::HalfOpen && beginning.reason == Reason::NewFlow;
+    if opens
+        && backend.flags & BackendFlags::CANARY != 0
+        && reply::can_answer(packet, layout, parsed)
+    {
+        return orders::draw(key);
+    }
+    Drawn::NOT
+}
+
+/// What a flow is known by that is cut or made to fail later.
+#[inline(always)]
+fn marks(service: &Service, backend: &Backend, drawn: Drawn) -> u16 {
+    if backend.flags & BackendFlags::CANARY == 0 {
+        return 0;
+    }
+    FlowFlags::of_generation(service.generation) | drawn.flags()
 }
 
 /// Where a new flow goes, in one word, for it comes out of a function of its
 /// own: bits 0–15 the backend, 16–31 the cell, 32 whether it takes the place of a
-/// live pin; or a [`refusal`].
+/// live pin, 33 whether the guard took it from the canary; or a [`refusal`].
 #[derive(Clone, Copy, Debug)]
 pub struct Decided(pub u64);
 
 impl Decided {
     const REPLACES: u64 = 1 << 32;
+    const GUARDED: u64 = 1 << 33;
 
     const fn new(backend: u16, cell: u16, replaces: bool) -> Self {
         Self((replaces as u64) << 32 | (cell as u64) << 16 | backend as u64)
+    }
+
+    /// With another bit, where `condition` holds.
+    const fn with(self, bit: u64, condition: bool) -> Self {
+        Self(self.0 | (bit * condition as u64))
     }
 
     const fn refused(reason: Reason) -> Self {
@@ -119,12 +166,16 @@ impl Decided {
         self.0 & Self::REPLACES != 0
     }
 
+    const fn guarded(self) -> bool {
+        self.0 & Self::GUARDED != 0
+    }
+
     const fn reason(self) -> Option<Reason> {
         refusal::reason(self.0)
     }
 }
 
-/// Split and pick, for a flow without a live pin, or with one that it ends.
+/// Steer, guard, split and pick, for a flow without a live pin, or with one that it ends.
 #[inline(always)]
 pub fn decide(packet: &Packet, layout: Layout) -> Decided {
     try_to_decide(packet, layout).unwrap_or_else(Decided::refused)
@@ -140,24 +191,31 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
     let replaces = old.is_some();
     if let Some(pin) = old
         && pin.state() == FlowState::HalfOpen
-        && let Some(cell) = stays(pin.backend, number, service)
+        && let Some(cell) = stays(&pin, number, service)
     {
         return Ok(Decided::new(pin.backend, cell, replaces));
     }
     match pick(&key, pick::hash(service, &key), service, now) {
-        Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)),
+        Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)
+            .with(Decided::GUARDED, picked.guarded)),
         Err(NoPick::NoBackend) => Err(Reason::NoBackend),
         Err(NoPick::Collision) => Err(Reason::Collision),
     }
 }
 
 /// A half-open flow's port used again: nothing closed it, so it stays where it
-/// was, as long as that is configured. The cell that it is booked to now.
+/// was, as long as that is configured, its generation was not ended, and no
+/// guard stands before it. With the cell that it is booked to now.
 #[inline(always)]
-fn stays(number: u16, service: u16, record: &Service) -> Option<u16> {
-    let backend = pick::backend(number, service)?;
+fn stays(pin: &Pin, service: u16, record: &Service) -> Option<u16> {
+    let backend = pick::backend(pin.backend, service)?;
+    if orders::is_outdated(pin, backend, record)
+        || backend.flags & BackendFlags::CANARY != 0 && guard::stops(service)
+    {
+        return None;
+    }
     let parity = WeightTable::unpack(pick::weights(record)).parity;
-    Some(backend.cells[usize::from(parity & 1)])
+    Some(pick::cell(backend, parity, backend.is_steered(pin.cell)))
 }
 
 /// `None`: a RST of a flow that nobody knows is forwarded, not pinned.

@@ -42,6 +42,12 @@ impl Packet {
         unsafe { Self::new(ctx.data(), ctx.data_end()) }
     }
 
+    /// Bytes of the linear part.
+    #[inline(always)]
+    pub const fn bytes(&self) -> usize {
+        self.end - self.start
+    }
+
     /// `N` bytes from `offset` on, or `None` where the packet ends before.
     #[inline(always)]
     pub fn header<const N: usize>(&self, offset: usize) -> Option<Header<N>> {

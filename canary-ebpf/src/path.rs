@@ -1,10 +1,10 @@
-//! The packet path: parse, pin, (split, pick: see [`crate::open`],) rewrite,
-//! out.
+//! The packet path: parse, pin, (steer, guard, split, pick: see
+//! [`crate::open`],) rewrite, out.
 
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
-    Address, Backend, BackendFlags, DirectoryKey, EntryKind, FlowKey, FlowState, Reason, Service,
-    ServiceFlags, Timeouts, Told,
+    Address, Backend, BackendFlags, DirectoryKey, EntryKind, FlowFlags, FlowKey, FlowState, Reason,
+    Service, ServiceFlags, Timeouts, Told,
 };
 
 use crate::{
@@ -29,32 +29,47 @@ pub struct Verdict {
     pub reason: Reason,
 }
 
+/// What a packet comes to that has a pin, or should have one.
+#[derive(Clone, Copy, Debug)]
+pub enum Followed {
+    Out(Verdict),
+    /// To a service, without a live pin: for [`crate::open::open`].
+    Opens,
+    /// Of a marked flow, not looked at yet: for [`crate::orders::of_client`],
+    Asks,
+    /// and for [`crate::orders::of_backend`].
+    Answers {
+        service: u16,
+        first: bool,
+    },
+}
+
 /// How often a state is read again when two CPUs change it at once.
 const COMMIT_TRIES: usize = 2;
 
-/// Packets of pinned flows, and those that are not ours. `None`: a packet to a
-/// service without a live pin, which is for [`crate::open::open`].
+/// Packets of pinned flows, and those that are not ours.
 ///
 /// # Errors
 /// The reason for which the packet goes to the host, untouched.
 #[inline(always)]
-pub fn follow_pin(packet: &Packet, ingress: u32) -> Result<Option<Verdict>, Reason> {
-    follow_parsed(packet, &parse(packet)?, ingress)
+pub fn follow_pin(packet: &Packet, ingress: u32) -> Result<Followed, Reason> {
+    follow_parsed(packet, &parse(packet)?, ingress, false)
 }
 
-/// See [`follow_pin`].
+/// See [`follow_pin`]. `settled`: nothing is done by order any more.
 #[inline(always)]
 pub fn follow_parsed(
     packet: &Packet,
     parsed: &Parsed,
     ingress: u32,
-) -> Result<Option<Verdict>, Reason> {
+    settled: bool,
+) -> Result<Followed, Reason> {
     if let Some((number, service)) = service_of(parsed) {
-        return from_client(packet, parsed, number, service, ingress);
+        return from_client(packet, parsed, (number, service), ingress, settled);
     }
     let (address, port_be) = (parsed.source(), parsed.source_port_be());
     if let Some(head) = backend_at(address, port_be, parsed.protocol()) {
-        return from_backend(packet, parsed, head, ingress).map(Some);
+        return from_backend(packet, parsed, head, ingress, settled);
     }
     Err(Reason::NotOurs)
 }
@@ -91,10 +106,10 @@ pub fn key_of(parsed: &Parsed, service: u16) -> FlowKey {
 fn from_client(
     packet: &Packet,
     parsed: &Parsed,
-    number: u16,
-    service: &'static Service,
+    (number, service): (u16, &'static Service),
     ingress: u32,
-) -> Result<Option<Verdict>, Reason> {
+    settled: bool,
+) -> Result<Followed, Reason> {
     if parsed.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -104,16 +119,19 @@ fn from_client(
     if let Some(mut pin) = flows::find(&key, hash, now)
         && let Some(backend) = pick::backend(pin.backend, number)
     {
+        if FlowFlags::is_marked(pin.flags(), service.generation) && !settled {
+            return Ok(Followed::Asks);
+        }
         let segment = signals::segment(packet, parsed, false, signals::wanted(service));
         let action = way_to(backend, ingress);
         let told = take_along(&mut pin, &segment, service, action, now)?;
         if !told.has(Told::REOPENED) {
             towards_backend(parsed, pin.backend, backend, pin.cell, told);
             follow::tell(&key, pin.backend, told);
-            return Ok(Some(Verdict { action: action?, reason: Reason::Pinned }));
+            return Ok(Followed::Out(Verdict { action: action?, reason: Reason::Pinned }));
         }
     }
-    Ok(None)
+    Ok(Followed::Opens)
 }
 
 #[inline(always)]
@@ -122,7 +140,8 @@ fn from_backend(
     parsed: &Parsed,
     head: u16,
     ingress: u32,
-) -> Result<Verdict, Reason> {
+    settled: bool,
+) -> Result<Followed, Reason> {
     let now = flows::now();
     let mut number = head;
     // The first record of this address, else the one among those that share
@@ -137,7 +156,12 @@ fn from_backend(
         if let Some(pin) = flows::find(&key, key.hash(hash_keys()), now)
             && pin.backend == number
         {
-            return towards_client(packet, parsed, &key, pin, backend, now, ingress);
+            if pin.flags() & FlowFlags::FAULTED != 0 && !settled {
+                let first = pin.flags() & FlowFlags::HTTP_5XX == 0;
+                return Ok(Followed::Answers { service: key.service, first });
+            }
+            return towards_client(packet, parsed, &key, pin, backend, now, ingress)
+                .map(Followed::Out);
         }
         if number != head || backend.next_sharing == 0 {
             break;
@@ -214,7 +238,7 @@ pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u1
         cell.packets_in += 1;
         cell.bytes_in += parsed.ip_bytes();
     }
-    counters::book(cell, told);
+    counters::book(backend, cell, told);
     let way = FragmentWay { service: backend.service, backend: number, cell, to_client: 0 };
     fragments::note(parsed, parsed.source_port_be(), way);
     rewrite(parsed, &Translation::to_backend(End::Destination, backend));
@@ -242,7 +266,7 @@ fn towards_client(
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
     }
-    counters::book(pin.cell, told);
+    counters::book(backend, pin.cell, told);
     follow::tell(key, pin.backend, told);
     let way =
         FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };

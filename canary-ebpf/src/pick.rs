@@ -7,8 +7,9 @@ use canary_common::{
 };
 
 use crate::{
-    atomic, directory, flows,
+    atomic, directory, flows, guard,
     maps::{BACKENDS, TABLES, hash_keys},
+    steer::{self, Steered},
 };
 
 /// Slots looked at when the first one's backend cannot be had: it is shared
@@ -24,6 +25,9 @@ pub struct Pick {
     /// The cell that flows born now are booked to.
     pub cell: u16,
     pub slot: u32,
+    /// The guard took it from the canary.
+    pub guarded: bool,
+    pub steered: Steered,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +62,7 @@ pub fn backend(number: u16, service: u16) -> Option<&'static Backend> {
     (backend.flags & BackendFlags::PRESENT != 0 && backend.service == service).then_some(backend)
 }
 
-/// Split, then Maglev. `key` is the flow's; its protocol follows from the
+/// Steer, guard, split, then Maglev. `key` is the flow's; its protocol follows from the
 /// service.
 #[inline(always)]
 pub fn pick(
@@ -68,7 +72,17 @@ pub fn pick(
     now: u32,
 ) -> Result<Pick, NoPick> {
     let weights = WeightTable::unpack(weights(service));
-    let track = weights.track_for(hash.for_split()).ok_or(NoPick::NoBackend)?;
+    let steered = steer::of(service, key);
+    let wish = match steered.track() {
+        Some(track) => weights.track_or_other(track as u8 != 0),
+        None => weights.track_for(hash.for_split(service.salt)),
+    };
+    let wish = wish.ok_or(NoPick::NoBackend)?;
+    let guarded = wish == Track::Canary
+        && weights.tables[0] != 0
+        && !steered.is_always()
+        && guard::stops(key.service);
+    let track = if guarded { Track::Stable } else { wish };
     let (table, size) = match track {
         Track::Stable => (weights.tables[0], service.table_size[0]),
         Track::Canary => (weights.tables[1], service.table_size[1]),
@@ -79,13 +93,23 @@ pub fn pick(
         let number = slot_of(table, slot).ok_or(NoPick::NoBackend)?;
         let backend = backend(number, key.service).ok_or(NoPick::NoBackend)?;
         if number != passed_over && !collides(key, backend, service.protocol, now) {
-            let cell = backend.cells[usize::from(weights.parity & 1)];
-            return Ok(Pick { number, backend, cell, slot });
+            let cell = cell(backend, weights.parity, steered.is_steered());
+            return Ok(Pick { number, backend, cell, slot, guarded, steered });
         }
         passed_over = number;
         slot = if slot + 1 < size { slot + 1 } else { 0 };
     }
     Err(NoPick::Collision)
+}
+
+/// The cell that flows born now are booked to. Who was steered was not drawn,
+/// and is kept out of the epoch's.
+#[inline(always)]
+pub fn cell(backend: &Backend, parity: u8, steered: bool) -> u16 {
+    if steered && backend.steered_cell != 0 {
+        return backend.steered_cell;
+    }
+    backend.cells[usize::from(parity & 1)]
 }
 
 /// The backend in a table's slot.

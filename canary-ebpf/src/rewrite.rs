@@ -184,7 +184,7 @@ fn rewrite_udp(udp: Header<{ UdpHdr::LEN }>, to: &Translation<'_>) {
 }
 
 #[inline(always)]
-fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, frame: &FrameAddresses) {
+pub fn rewrite_ethernet(ethernet: Header<{ EthHdr::LEN }>, frame: &FrameAddresses) {
     let words = &frame.words;
     ethernet.set::<u32, 0>(words[0]);
     ethernet.set::<u32, 4>(words[1]);

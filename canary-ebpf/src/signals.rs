@@ -69,6 +69,29 @@ pub fn segment(packet: &Packet, parsed: &Parsed, from_backend: bool, wanted: u16
     }
 }
 
+/// Where a segment's data begins, in bytes from its header, and its length.
+#[inline(always)]
+fn data_of(parsed: &Parsed, tcp: Header<{ TcpHdr::LEN }>) -> (u32, u32) {
+    let header = u32::from(tcp.get::<u8, { offset_of!(TcpHdr, _bitfield_1) }>() >> 4) * 4;
+    // Less than nothing where the headers contradict each other.
+    let len = (parsed.transport_bytes() as u32).wrapping_sub(header) as i32;
+    (header, if len > 0 { len as u32 } else { 0 })
+}
+
+/// The first `M` bytes of a segment's data, where there are so many.
+#[inline(always)]
+pub fn data<const M: usize>(
+    packet: &Packet,
+    parsed: &Parsed,
+    tcp: Header<{ TcpHdr::LEN }>,
+) -> Option<Header<M>> {
+    let (distance, len) = data_of(parsed, tcp);
+    if (len as usize) < M {
+        return None;
+    }
+    tcp.after::<M>(packet, distance)
+}
+
 #[inline(always)]
 fn segment_of(
     packet: &Packet,
@@ -79,10 +102,7 @@ fn segment_of(
 ) -> Segment {
     /// Data offset, then FIN, SYN, RST, ACK.
     const OFFSET: usize = offset_of!(TcpHdr, _bitfield_1);
-    let header = u32::from(tcp.get::<u8, OFFSET>() >> 4) * 4;
-    // Less than nothing where the headers contradict each other.
-    let len = (parsed.transport_bytes() as u32).wrapping_sub(header) as i32;
-    let len = if len > 0 { len as u32 } else { 0 };
+    let (header, len) = data_of(parsed, tcp);
     Segment {
         seq: u32::from_be(tcp.get::<u32, { offset_of!(TcpHdr, seq) }>()),
         ack: u32::from_be(tcp.get::<u32, { offset_of!(TcpHdr, ack_seq) }>()),

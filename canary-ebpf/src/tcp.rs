@@ -7,8 +7,8 @@ use crate::signals::{http_status_class, is_fatal_alert};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
 
 /// How far from what was last seen a RST's sequence number may lie to be
 /// believed. Receivers want it inside their window (RFC 5961, 3.2), which we
@@ -58,6 +58,24 @@ impl Segment {
     #[inline(always)]
     const fn end(&self) -> u32 {
         self.seq.wrapping_add(self.len).wrapping_add((self.flags & FIN) as u32)
+    }
+
+    /// What acknowledges all of it: of a SYN too, which [`Self::end`] is never
+    /// asked about.
+    #[inline(always)]
+    pub const fn after_all(&self) -> u32 {
+        self.end().wrapping_add((self.flags & SYN != 0) as u32)
+    }
+
+    /// The RST that a backend would cut a flow with, or refuse it.
+    #[inline(always)]
+    pub const fn refusal(flow: &Tracked) -> Self {
+        Self {
+            seq: flow.backend_seq,
+            ack: flow.client_seq.wrapping_add(1),
+            flags: RST | ACK,
+            ..Self::datagram(By::Backend)
+        }
     }
 
     /// A SYN that opens: without ACK and RST.
@@ -281,7 +299,7 @@ impl Tracked {
     }
 
     #[inline(always)]
-    fn close_by_reset(&mut self, flags: u16) {
+    pub fn close_by_reset(&mut self, flags: u16) {
         self.state = FlowState::Closing;
         self.flags |= FlowFlags::RESET | flags;
     }

@@ -29,7 +29,7 @@ pub fn answer(packet: &Packet) -> Option<()> {
             let hash = pick::hash(service, &key);
             let mut answer = WhereAnswer {
                 found: 1,
-                split_hash: hash.for_split(),
+                split_hash: hash.for_split(service.salt),
                 service: u32::from(number),
                 weights: pick::weights(service),
                 ..WhereAnswer::default()
@@ -48,6 +48,8 @@ pub fn answer(packet: &Packet) -> Option<()> {
                     Ok(picked) => {
                         answer.backend = u32::from(picked.number);
                         answer.slot = picked.slot;
+                        answer.steered = picked.steered.number();
+                        answer.guarded = u32::from(picked.guarded);
                         answer.reason = Reason::NewFlow as u32;
                     }
                     Err(NoPick::NoBackend) => {
@@ -76,4 +78,6 @@ fn write(out: Header<LEN>, answer: &WhereAnswer) {
     out.set::<u32, { offset_of!(WhereAnswer, state) }>(answer.state);
     out.set::<u32, { offset_of!(WhereAnswer, reason) }>(answer.reason);
     out.set::<u64, { offset_of!(WhereAnswer, weights) }>(answer.weights);
+    out.set::<u32, { offset_of!(WhereAnswer, guarded) }>(answer.guarded);
+    out.set::<u32, { offset_of!(WhereAnswer, steered) }>(answer.steered);
 }

@@ -25,6 +25,7 @@ pub struct Bed {
     pub vip: SocketAddr,
     pub client: SocketAddr,
     pub stable: SocketAddr,
+    pub canary: SocketAddr,
     pub udp: bool,
 }
 
@@ -84,7 +85,7 @@ impl Bed {
             ..backend
         })?;
         plane.weights(1, 0.0, &[STABLE], &[CANARY])?;
-        Ok(Self { plane, vip, client, stable, udp })
+        Ok(Self { plane, vip, client, stable, canary, udp })
     }
 
     pub fn syn(&self) -> Frame {

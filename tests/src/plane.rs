@@ -20,6 +20,7 @@ use canary_common::{
 };
 
 /// XDP actions.
+pub const DROP: u32 = 1;
 pub const PASS: u32 = 2;
 pub const TX: u32 = 3;
 pub const REDIRECT: u32 = 4;
@@ -268,6 +269,17 @@ impl Plane {
             unanswered: jiffies,
             answered: jiffies,
         };
+        self.apply(&[Write::Service { number, record }])
+    }
+
+    /// Changes a service's record, in the words behind its weights.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn change(&mut self, number: u16, change: impl FnOnce(&mut Service)) -> Result<()> {
+        let record = self.services.get_mut(&number).context("no such service")?;
+        change(record);
+        let record = *record;
         self.apply(&[Write::Service { number, record }])
     }
 

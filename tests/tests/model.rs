@@ -41,6 +41,8 @@ fn agree(steps: u64, seed: u64, mutated: bool) {
         let per_second = tally.steps as f64 / began.elapsed().as_secs_f64();
         println!("seed {seed}: {tally:?}, {per_second:.0} steps a second");
         ensure!(tally.cut_short * 100 <= tally.episodes, "buckets fill: {tally:?}");
+        let ordered = [tally.by_order, tally.diverted, tally.steered];
+        ensure!(ordered.iter().all(|met| met * 10_000 > steps as u64), "too rare: {tally:?}");
         Ok(())
     });
 }

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
 };
 
-use canary_common::{Cell, Latencies, SharedCell};
+use canary_common::{Backend, Cell, Latencies, SharedCell};
 
 use super::store::{SavedBook, SavedTimes};
 use crate::{api::types::Counters, controller::Tally, plan::Observed};
@@ -32,7 +32,7 @@ pub(super) struct Books(BTreeMap<Key, Book>);
 
 impl Books {
     /// Enters the cells that the backends have now.
-    pub(super) fn enter(&mut self, key: &Key, cells: [u16; 2]) {
+    pub(super) fn enter(&mut self, key: &Key, cells: [u16; 3]) {
         let book = self.0.entry(key.clone()).or_default();
         book.cells.extend(cells.into_iter().filter(|cell| *cell != 0));
     }
@@ -68,7 +68,8 @@ impl Books {
 
     /// Cells that no backend books new flows to any more.
     pub(super) fn retired(&self, observed: &Observed) -> BTreeSet<u16> {
-        let current: BTreeSet<u16> = observed.backends.values().flat_map(|b| b.cells).collect();
+        let current: BTreeSet<u16> =
+            observed.backends.values().flat_map(Backend::current_cells).collect();
         self.cells().difference(&current).copied().collect()
     }
 
@@ -209,7 +210,7 @@ mod tests {
     fn folding_keeps_totals_and_frees_the_cell() {
         let key = ("web".to_owned(), "10.0.0.1:80".parse().expect("an address"));
         let mut books = Books::default();
-        books.enter(&key, [1, 2]);
+        books.enter(&key, [1, 2, 0]);
         let read = |cell: u16| {
             let cell = Cell { connections: 10 * u64::from(cell), ..Cell::default() };
             Ok::<_, ()>((cell, SharedCell::default()))

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use canary_common::{FrameAddresses, Split, Track, WeightTable};
+use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 
 use super::{
     books::Books,
@@ -84,7 +84,7 @@ impl Daemon {
         // Cells are of the maps: with new maps there are none.
         let books = if plane.adopted() { Books::restore(&saved.books) } else { Books::default() };
         observed.cells = books.cells();
-        observed.cells.extend(observed.backends.values().flat_map(|backend| backend.cells));
+        observed.cells.extend(observed.backends.values().flat_map(Backend::current_cells));
         if plane.adopted() {
             // Should the saved state not know them.
             observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells);
@@ -194,6 +194,10 @@ impl Daemon {
                 config: service.clone(),
                 split: runtime.split,
                 drained: runtime.drained,
+                salt: 0,
+                generation: 0,
+                steered: false,
+                epoch: 0,
             }
         });
         Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
@@ -254,7 +258,7 @@ impl Daemon {
                 let key = (service.name.clone(), backend.address);
                 let found = self.observed.backend_number(number, backend.address);
                 if let Some(record) = found.and_then(|found| self.observed.backends.get(&found)) {
-                    self.books.enter(&key, record.cells);
+                    self.books.enter(&key, record.current_cells());
                 }
                 configured.insert(key);
             }

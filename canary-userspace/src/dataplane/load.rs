@@ -21,13 +21,17 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 17] = [
     "SETTINGS",
     "SERVICES",
     "BACKENDS",
     "DISPLACEMENTS",
     "DIRECTORY",
     "TABLES",
+    "GUARDS",
+    "FAULTS",
+    "STEER_V4",
+    "STEER_V6",
     "FLOWS",
     "OVERFLOW",
     "CELLS",
@@ -117,6 +121,10 @@ fn assemble(
         reasons: typed(&mut ebpf, "REASONS")?,
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
         interfaces: typed(&mut ebpf, "INTERFACES")?,
+        faults: mapping(&mut ebpf, "FAULTS", MAX_SERVICES)?,
+        guards: mapping(&mut ebpf, "GUARDS", MAX_SERVICES)?,
+        steer_v4: typed(&mut ebpf, "STEER_V4")?,
+        steer_v6: typed(&mut ebpf, "STEER_V6")?,
         events: Some(typed(&mut ebpf, "EVENTS")?),
         flow_table: Arc::new(flow_table),
         shared_cells,

@@ -3,29 +3,35 @@
 mod attach;
 mod bpffs;
 mod error;
+mod fault;
 mod flow_table;
+mod guard;
 mod load;
 mod mapping;
 mod probe;
+mod steer;
 mod where_to;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
+    maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
-    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, HashKeys,
-    Latencies, Reason, Service, Settings, SharedCell, TABLE_WORD,
+    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, Fault, Guard,
+    HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 pub use attach::Attachment;
 pub use bpffs::{remove_pins, remove_unused_pins};
 pub use error::DataplaneError;
+pub use fault::{FaultOrder, FaultState};
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
+pub use guard::{GuardOrder, GuardState};
 pub use load::BENCH_OBJECT;
+pub use steer::Steering;
 
 use crate::plan::{Observed, Write, directory};
 use error::Context as _;
@@ -70,6 +76,10 @@ pub struct Dataplane {
     reasons: PerCpuArray<MapData, u64>,
     latencies: Mapping<Latencies>,
     interfaces: DevMapHash<MapData>,
+    guards: Mapping<Guard>,
+    faults: Mapping<Fault>,
+    steer_v4: LpmTrie<MapData, [u16; 3], Steer>,
+    steer_v6: LpmTrie<MapData, [u16; 9], Steer>,
     /// Until somebody takes it.
     events: Option<RingBuf<MapData>>,
     flow_table: Arc<FlowTable>,
@@ -158,6 +168,9 @@ impl Dataplane {
             }
             Write::DropService { number } => {
                 self.services.write(u32::from(*number), &Service::default());
+                self.guards.write(u32::from(*number), &Guard::default());
+                self.faults.write(u32::from(*number), &Fault::default());
+                self.forget_steering(*number)?;
             }
             Write::DropBackend { number } => {
                 self.backends.write(u32::from(*number), &Backend::default());
@@ -244,14 +257,24 @@ impl Dataplane {
         Arc::clone(&self.flow_table)
     }
 
-    /// The program's clock: jiffies, low 32 bits. It is asked for, not
+    /// The program's clock: jiffies, all 64 bits. It is asked for, not
     /// computed: jiffies and `CLOCK_MONOTONIC` drift apart.
     ///
     /// # Errors
     /// Where the kernel refuses the test run.
+    pub fn clock(&self) -> Result<u64, DataplaneError> {
+        let mut out = [0; 64];
+        self.test_run("canary_clock", &[0; 64], &mut out)?;
+        let [jiffies, ..] = *out.as_chunks::<8>().0 else { return Ok(0) };
+        Ok(u64::from_ne_bytes(jiffies))
+    }
+
+    /// The same, low 32 bits, as flows have their deadlines.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the test run.
     pub fn now(&self) -> Result<u32, DataplaneError> {
-        let frame = [0; 64];
-        self.test_run("canary_clock", &frame, &mut []).map(|(value, _)| value)
+        self.clock().map(|jiffies| jiffies as u32)
     }
 
     /// Jiffies per second.
@@ -263,6 +286,13 @@ impl Dataplane {
     pub fn jiffies(&self, duration: Duration) -> u32 {
         let jiffies = duration.as_millis() * u128::from(self.hz) / 1000;
         u32::try_from(jiffies).unwrap_or(u32::MAX / 2).clamp(1, u32::MAX / 2)
+    }
+
+    /// So long after `now`, which is in jiffies of 64 bits; so is the answer.
+    fn deadline(&self, now: u64, after: Duration) -> u64 {
+        let jiffies = after.as_millis().saturating_mul(u128::from(self.hz)) / 1000;
+        // Never what stands for "no end".
+        now.saturating_add(u64::try_from(jiffies).unwrap_or(u64::MAX)).min(u64::MAX - 1)
     }
 
     /// Flows that the table was made for.

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use canary_common::{FrameAddresses, Split, Timeouts, Track};
+use canary_common::{FlowFlags, FrameAddresses, Split, Timeouts, Track};
 
 use crate::config;
 
@@ -24,6 +24,16 @@ pub struct DesiredService {
     pub split: Split,
     /// Backends that take no new flows.
     pub drained: BTreeSet<SocketAddr>,
+    /// Of the split's hash: another one draws anew whose the canary is.
+    pub salt: u32,
+    /// Any number that is raised to have flows cut that were born to the
+    /// canary under the number before.
+    pub generation: u8,
+    /// Some clients have a track of their own.
+    pub steered: bool,
+    /// Another number than the last plan had begins a new epoch, also where
+    /// split and tables stay. 0: whatever it was.
+    pub epoch: u64,
 }
 
 /// Everything the plan is made from.
@@ -61,6 +71,17 @@ impl DesiredService {
     #[must_use]
     pub fn has_usable(&self, track: Track) -> bool {
         self.track(track).iter().any(|backend| self.is_usable(backend))
+    }
+
+    /// The generation as the record has it: one that is not 0, and never the
+    /// same as the one before.
+    #[must_use]
+    pub const fn record_generation(&self) -> u8 {
+        match self.generation {
+            // Between 254 and 0, which the remainder gives 15 and 1.
+            u8::MAX => 2,
+            number => (number as u16 % FlowFlags::GENERATIONS) as u8 + 1,
+        }
     }
 
     /// The service's timeouts in jiffies.

@@ -157,10 +157,12 @@ impl Planning<'_> {
         let tables = self.tables(service, number, old)?;
         let mut weights =
             WeightTable { split: service.split, tables, parity: old.map_or(0, |old| old.parity) };
+        let asked = service.epoch != 0 && self.after.epochs.get(&number) != Some(&service.epoch);
         let changes = old != Some(weights);
-        let new_epoch = changes && self.has_cells_for_epoch(service, number);
+        let new_epoch = (changes || asked) && self.has_cells_for_epoch(service, number);
         if new_epoch {
             weights.parity ^= 1;
+            self.after.epochs.insert(number, service.epoch);
         }
         self.backends(service, number, weights.parity, new_epoch)?;
 
@@ -168,7 +170,7 @@ impl Planning<'_> {
         if (Service { weights: current.weights, ..record }) != current {
             self.steps.services.push(Write::Service { number, record });
         }
-        if changes {
+        if changes || new_epoch {
             let write = Write::Weights { service: number, weights };
             if self.observed.services.contains_key(&number) {
                 self.steps.weights.push(write);
@@ -213,6 +215,9 @@ impl Planning<'_> {
             if new_epoch || is_new {
                 self.new_cell(&mut record, parity, is_new)?;
             }
+            if service.steered && record.steered_cell == 0 {
+                self.steered_cell(&mut record);
+            }
             if record != current {
                 self.steps.backends.insert(who, Write::Backend { number: who, record });
             }
@@ -240,6 +245,19 @@ impl Planning<'_> {
             record.cells[usize::from(parity ^ 1)] = cell;
         }
         Ok(())
+    }
+
+    /// Kept for as long as the backend is there, also when nobody is steered any
+    /// more: flows that were are known by it. Without a free one they are booked
+    /// with the others, until the next plan.
+    fn steered_cell(&mut self, record: &mut Backend) {
+        match self.after.new_cell() {
+            Ok(cell) => {
+                self.steps.cells.push(Write::ClearCell { cell });
+                record.steered_cell = cell;
+            }
+            Err(_) => self.short_of_cells = true,
+        }
     }
 
     /// Both tracks' tables; a table whose content did not change keeps its
@@ -305,6 +323,7 @@ impl Planning<'_> {
         let gone: Vec<u16> = self.after.services.keys().copied().filter(is_gone).collect();
         for number in gone {
             self.after.services.remove(&number);
+            self.after.epochs.remove(&number);
             self.steps.drops.push(Write::DropService { number });
         }
     }

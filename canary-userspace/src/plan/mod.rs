@@ -42,6 +42,9 @@ pub struct Observed {
     /// Where the search for free numbers goes on, so that one is reused as
     /// late as can be.
     pub cursor: Cursor,
+    /// The last number that each service's epoch was asked for by. A daemon
+    /// that adopts maps enters what it remembers; what is not here is another.
+    pub epochs: BTreeMap<u16, u64>,
     /// The directory as last written.
     pub directory: Vec<(DirectoryKey, u32)>,
     /// Tables that no weight word names since the last plan. The next one drops

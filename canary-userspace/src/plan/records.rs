@@ -73,15 +73,20 @@ pub(super) fn service_record(desired: &Desired, service: &DesiredService) -> Ser
     if service.config.affinity == config::Affinity::Client {
         flags |= ServiceFlags::CLIENT_AFFINITY;
     }
+    if service.steered {
+        flags |= ServiceFlags::STEERED;
+    }
     Service {
         vip: Address::from(service.config.listen.ip()),
         port_be: service.config.listen.port().to_be(),
         protocol: protocol_number(service.config.protocol),
+        generation: service.record_generation(),
         flags,
         signals: service.config.signals,
         timeouts: service.timeouts(desired.jiffies_per_second),
         pick: HashKeys::from_seed(ring::name_hash(&service.config.seed, 1)),
         table_size: [service.config.table_size; 2],
+        salt: service.salt,
         ..Service::default()
     }
 }
@@ -121,6 +126,7 @@ pub(super) fn backend_record(
         service: number,
         next_sharing: next.unwrap_or(0),
         cells: current.cells,
+        steered_cell: current.steered_cell,
         address_delta,
         transport_delta,
         ..Backend::default()

@@ -23,6 +23,10 @@ fn desired(text: &str, split: f64) -> Desired {
         config,
         split: Split::from_fraction(split).unwrap(),
         drained: BTreeSet::new(),
+        salt: 0,
+        generation: 0,
+        steered: false,
+        epoch: 0,
     });
     Desired { services: services.collect(), jiffies_per_second: 250, ..Desired::default() }
 }
@@ -207,4 +211,90 @@ fn next_hops_make_a_backend_reachable() {
     assert_eq!(planned.writes.iter().filter(|w| IS_BACKEND(w)).count(), 1);
     assert_eq!(planned.writes[0], Write::AllowInterface { ifindex: 7 });
     assert!(!planned.writes.iter().any(IS_WEIGHTS));
+}
+
+#[test]
+fn salt_and_generation_are_one_record() {
+    let mut wanted = desired(WEB, 0.05);
+    let before = plan(&wanted, &Observed::default()).unwrap().after;
+    wanted.services[0].salt = 7;
+    wanted.services[0].generation = 15;
+    let planned = plan(&wanted, &before).unwrap();
+    let [Write::Service { record, .. }] = planned.writes[..] else {
+        panic!("{:?}", planned.writes)
+    };
+    assert_eq!((record.salt, record.generation), (7, 1));
+    let number = *before.services.keys().next().unwrap();
+    assert_eq!(weights(&planned.after, number), weights(&before, number));
+}
+
+/// Of whatever number, and the next one.
+#[test]
+fn a_generation_is_never_none_nor_the_one_before() {
+    let mut service = desired(WEB, 0.0).services.remove(0);
+    let mut of = |generation| {
+        service.generation = generation;
+        service.record_generation()
+    };
+    for generation in 0..=u8::MAX {
+        let (now, next) = (of(generation), of(generation.wrapping_add(1)));
+        assert!((1..=15).contains(&now) && now != next, "{generation}: {now}, {next}");
+    }
+}
+
+#[test]
+fn an_epoch_begins_when_it_is_asked_for() {
+    let mut wanted = desired(WEB, 0.05);
+    let before = plan(&wanted, &Observed::default()).unwrap().after;
+    wanted.services[0].epoch = 3;
+    let planned = plan(&wanted, &before).unwrap();
+    let number = *before.services.keys().next().unwrap();
+    let (old, new) = (weights(&before, number), weights(&planned.after, number));
+    assert_eq!(new, WeightTable { parity: old.parity ^ 1, ..old });
+    assert_eq!(planned.writes.iter().filter(|w| IS_CLEAR(w)).count(), 3);
+    assert_eq!(planned.writes.iter().filter(|w| IS_WEIGHTS(w)).count(), 1);
+    assert!(!planned.writes.iter().any(IS_TABLE));
+    // Once; and the split's own epoch is not another one.
+    assert_eq!(plan(&wanted, &planned.after).unwrap().writes, []);
+    wanted.services[0].epoch = 4;
+    wanted.services[0].split = Split::from_fraction(0.1).unwrap();
+    let planned = plan(&wanted, &planned.after).unwrap();
+    assert_eq!(planned.writes.iter().filter(|w| IS_WEIGHTS(w)).count(), 1);
+    assert_eq!(plan(&wanted, &planned.after).unwrap().writes, []);
+    // Who asks for none in particular has any.
+    wanted.services[0].epoch = 0;
+    assert_eq!(plan(&wanted, &planned.after).unwrap().writes, []);
+    // A daemon that remembers the number goes on with it.
+    wanted.services[0].epoch = 4;
+    let found = Observed { epochs: [(number, 4)].into(), ..planned.after.clone() };
+    assert_eq!(plan(&wanted, &found).unwrap().writes, []);
+    let forgot = Observed { epochs: [].into(), ..planned.after };
+    assert!(plan(&wanted, &forgot).unwrap().writes.iter().any(IS_WEIGHTS));
+}
+
+#[test]
+fn who_is_steered_has_a_cell_of_their_own_in_every_epoch() {
+    let mut wanted = desired(WEB, 0.05);
+    let before = plan(&wanted, &Observed::default()).unwrap().after;
+    assert!(before.backends.values().all(|backend| backend.steered_cell == 0));
+    wanted.services[0].steered = true;
+    let planned = plan(&wanted, &before).unwrap();
+    // The cells, and who has them, before the service has anybody booked there.
+    let is_service: fn(&Write) -> bool = |w| matches!(w, Write::Service { .. });
+    assert!(last(&planned, IS_CLEAR) < first(&planned, IS_BACKEND));
+    assert!(last(&planned, IS_BACKEND) < first(&planned, is_service));
+    assert!(!planned.writes.iter().any(|w| IS_WEIGHTS(w) || IS_TABLE(w)));
+    let steered = planned.after.clone();
+    for (number, backend) in &steered.backends {
+        assert_eq!(backend.cells, before.backends[number].cells);
+        assert!(steered.cells.contains(&backend.steered_cell));
+        assert!(!before.cells.contains(&backend.steered_cell));
+    }
+    // Another epoch, and nobody steered any more: they stay.
+    wanted.services[0].split = Split::ALL;
+    wanted.services[0].steered = false;
+    let after = plan(&wanted, &steered).unwrap().after;
+    for (number, backend) in &after.backends {
+        assert_eq!(backend.steered_cell, steered.backends[number].steered_cell);
+    }
 }

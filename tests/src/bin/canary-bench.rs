@@ -3,10 +3,14 @@
 //! `cargo run --release -p canary-tests --bin canary-bench`.
 #![allow(clippy::print_stdout, reason = "its output is for people")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use canary_common::{EXCHANGE_FRAME, Signals, Track};
+use canary::dataplane::Steering;
+use canary_common::{Cidr, EXCHANGE_FRAME, MAX_STEERED, Signals, Track};
 use canary_tests::{
     bench::{self, CLIENT_SEQ, Exchanging, Extra, Row, SERVER_SEQ},
     frame::{ACK, Frame, SYN},
@@ -24,6 +28,7 @@ const CONNECTIONS: u32 = 1_000_000;
 fn main() -> Result<()> {
     in_new_namespace(["cny-a", "cny-b"], || {
         verified()?;
+        steering()?;
         costs(false)?;
         costs(true)?;
         signals(false)?;
@@ -157,6 +162,26 @@ fn handshake(plane: &mut Plane, client: SocketAddr, vip: SocketAddr) -> Result<(
         let ran = plane.run(&frame.macs(BACKEND_MAC, OWN_MAC).bytes())?;
         ensure!(ran.action == TX, "{ran:?}");
     }
+    Ok(())
+}
+
+/// What the daemon takes over as many steered addresses as there can be.
+fn steering() -> Result<()> {
+    let mut plane = Plane::new(1024)?;
+    let plane = plane.get();
+    let address = |i: u32| Cidr::from(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + i)));
+    let to = Steering { track: Track::Canary, always: false, expires_in: None };
+    println!("\nSeconds for {MAX_STEERED} steered addresses");
+    let began = Instant::now();
+    plane.steer_all(1, (0..MAX_STEERED).map(|i| (address(i), to)))?;
+    println!("  put in   {:>6.2}", began.elapsed().as_secs_f64());
+    let began = Instant::now();
+    let (_, total) = plane.steered(1, 100)?;
+    println!("  counted  {:>6.2}", began.elapsed().as_secs_f64());
+    let began = Instant::now();
+    plane.forget_steering(1)?;
+    println!("  forgotten{:>6.2}", began.elapsed().as_secs_f64());
+    ensure!(total == MAX_STEERED as usize && plane.steered(1, 1)?.1 == 0, "{total} steered");
     Ok(())
 }
 

@@ -38,6 +38,11 @@ pub struct Tally {
     pub episodes: usize,
     /// Episodes that a full bucket, or a machine that stood still, cut short.
     pub cut_short: usize,
+    /// Packets answered or dropped by order, flows kept from the canary, and
+    /// those booked where who is steered is booked.
+    pub by_order: u64,
+    pub diverted: u64,
+    pub steered: u64,
 }
 
 /// Runs so many steps from a seed.
@@ -59,6 +64,10 @@ pub fn run(real: &mut Real, seed: u64, steps: usize, mutated: bool) -> Result<Ta
         }
         tally.steps += made.len();
         tally.episodes += 1;
+        tally.by_order += session.by_order;
+        tally.diverted += session.model.orders.iter().map(|o| o.guard.diverted).sum::<u64>();
+        let steered = world::numbers().map(|n| usize::from(world::steered_cell(n)));
+        tally.steered += steered.map(|n| session.model.booked[n].cell.connections).sum::<u64>();
         match ended {
             Ended::Agreed => {}
             Ended::Full | Ended::Late => tally.cut_short += 1,
@@ -95,6 +104,7 @@ pub fn replay(real: &mut Real, steps: &[Step]) -> Result<Ended> {
 pub struct Session<'a> {
     pub model: Model,
     pub(super) real: &'a mut Real,
+    by_order: u64,
 }
 
 impl<'a> Session<'a> {
@@ -107,7 +117,7 @@ impl<'a> Session<'a> {
             let weights = model.split(service, 300);
             real.weights(service, weights)?;
         }
-        Ok(Self { model, real })
+        Ok(Self { model, real, by_order: 0 })
     }
 
     /// # Errors
@@ -137,6 +147,7 @@ impl<'a> Session<'a> {
 
     fn packet(&mut self, bytes: &[u8]) -> Result<Option<String>> {
         let expected = self.model.frame(bytes);
+        self.by_order += u64::from(["reset", "fault_dropped"].contains(&expected.reason));
         let met = self.real.packet(bytes)?;
         if (met.action, met.reason) != (expected.action, expected.reason) {
             return Ok(Some(format!(
@@ -223,6 +234,18 @@ impl<'a> Session<'a> {
                 )));
             }
         }
+        for (service, orders) in (0..).zip(&self.model.orders) {
+            let (theirs, ours) = (counted.guards[usize::from(service)], orders.counted());
+            if theirs != ours {
+                return Ok(Some(format!("guard {service}: {theirs:?} instead of {ours:?}")));
+            }
+            if let Some(drill) = &orders.drill {
+                let (theirs, ours) = (self.real.faulted(service)?, drill.faulted);
+                if theirs != ours {
+                    return Ok(Some(format!("drill {service}: {theirs} instead of {ours}")));
+                }
+            }
+        }
         Ok((counted.evicted > 0).then(|| "flows were evicted".to_owned()))
     }
 
@@ -278,6 +301,22 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
                 self.real.backend(backend, known)
+            }
+            Step::Guard { service, order } => {
+                self.model.orders[usize::from(service)].guard.takes(order);
+                self.real.guard(service, order)
+            }
+            Step::Steer { service, clients, to } => {
+                self.model.orders[usize::from(service)].steer(clients, to);
+                self.real.steer(service, clients, to)
+            }
+            Step::Generation { service } => {
+                let generation = self.model.orders[usize::from(service)].next_generation();
+                self.real.generation(service, generation)
+            }
+            Step::Fault { service, kind, clients } => {
+                self.model.orders[usize::from(service)].drill(kind, clients);
+                self.real.fault(service, kind, clients)
             }
             Step::Packet(_) | Step::Mutated(..) | Step::Time { .. } => Ok(()),
         }

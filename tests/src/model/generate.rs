@@ -1,10 +1,11 @@
 //! Random steps, weighted so that flows go through their lives and meet
 //! themselves again.
 
-use canary_common::FlowState;
+use canary_common::{FaultKind, FlowState, Track};
 
 use super::{
     Model, key,
+    orders::{Clients, GuardOrder, Steered},
     step::{By, Data, Edit, Pkt, Step},
     world::{self, CLIENTS, PORTS, SERVICES, SHARED},
 };
@@ -42,6 +43,7 @@ type Who = (u16, u8, u8);
 pub struct Generator {
     random: Random,
     mutated: bool,
+    orders: bool,
     /// Those who are speaking just now.
     talking: [Who; 6],
 }
@@ -49,7 +51,14 @@ pub struct Generator {
 impl Generator {
     #[must_use]
     pub const fn new(seed: u64, mutated: bool) -> Self {
-        Self { random: Random::new(seed), mutated, talking: [(0, 1, 0); 6] }
+        Self { random: Random::new(seed), mutated, orders: true, talking: [(0, 1, 0); 6] }
+    }
+
+    /// Nobody is steered, guarded, cut or made to fail.
+    #[must_use]
+    pub const fn without_orders(mut self) -> Self {
+        self.orders = false;
+        self
     }
 
     pub fn next(&mut self, model: &Model) -> Step {
@@ -72,7 +81,7 @@ impl Generator {
         let random = &mut self.random;
         let service = random.below(SERVICES.len() as u64) as u16;
         let backend = 1 + random.below(world::BACKENDS.len() as u64) as u16;
-        match random.below(24) {
+        match random.below(if self.orders { 34 } else { 24 }) {
             0..5 => {
                 let permille = random.of(&[0, 1, 10, 250, 500, 999, 1000]);
                 Step::Split { service, permille }
@@ -90,6 +99,7 @@ impl Generator {
                 None => Step::Switch { service, masks: [3, 1] },
             },
             15 => Step::NextHop { backend, known: false },
+            24.. => self.order(service),
             16..19 => match world::numbers().find(|n| !model.is_resolved(*n)) {
                 Some(backend) => Step::NextHop { backend, known: true },
                 None => Step::Split { service, permille: 300 },
@@ -97,6 +107,39 @@ impl Generator {
             _ => {
                 let quanta = random.weighted(&[(4, 1), (3, 2), (1, 3), (1, 6)]);
                 Step::Time { quanta, sweep: random.one_in(2) }
+            }
+        }
+    }
+
+    fn order(&mut self, service: u16) -> Step {
+        let random = &mut self.random;
+        let client = 1 + random.below(u64::from(CLIENTS)) as u8;
+        let clients = Clients { client, wider: random.of(&[0, 0, 3, 8]) };
+        match random.below(10) {
+            0..3 => {
+                let failures = random.one_in(2);
+                let order = random.of(&[
+                    GuardOrder::Arm { budget: None, failures },
+                    GuardOrder::Arm { budget: Some(1), failures },
+                    GuardOrder::Arm { budget: Some(5), failures },
+                    GuardOrder::Budget(3),
+                    GuardOrder::Hold,
+                    GuardOrder::Disarm,
+                ]);
+                Step::Guard { service, order }
+            }
+            3..6 => {
+                let to = random.of(&[Track::Canary, Track::Canary, Track::Stable]);
+                let to = Steered { to, always: random.one_in(3) };
+                let to = random.below(4).checked_sub(1).map(|_| to);
+                Step::Steer { service, clients, to }
+            }
+            6..8 => Step::Generation { service },
+            _ => {
+                let kind = random.of(&FaultKind::ALL);
+                let kind = random.below(3).checked_sub(1).map(|_| kind);
+                let clients = Clients { wider: random.of(&[3, 8]), ..clients };
+                Step::Fault { service, kind, clients }
             }
         }
     }

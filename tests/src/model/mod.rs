@@ -17,6 +17,8 @@
 
 pub mod driver;
 pub mod generate;
+mod ordering;
+pub mod orders;
 pub mod packet;
 pub mod real;
 pub mod shrink;
@@ -39,6 +41,7 @@ use crate::{
     frame::RST,
     plane::{BACKEND_MAC, OWN_MAC, PASS, REDIRECT, TABLE_SIZE, TX},
 };
+use orders::{Ordered, Orders};
 use packet::{Becomes, Content, Expected, FragmentOf, IcmpError, Later, Packet, TCP};
 use tcp::{Client, Connection};
 use world::{BACKENDS, QUANTUM, SERVICES, TIMEOUTS};
@@ -73,7 +76,7 @@ pub struct Ends {
 }
 
 /// Over all backends' cells, by the cell's number; 0 and 1 are unused.
-pub const CELLS: usize = 2 * BACKENDS.len() + 2;
+pub const CELLS: usize = 3 * BACKENDS.len() + 2;
 
 /// A pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,7 @@ pub struct Model {
     tables: HashMap<u16, Vec<u16>>,
     /// Where first fragments went.
     fragments: HashMap<(IpAddr, IpAddr, FragmentOf), FragmentWay>,
+    pub orders: [Orders; SERVICES.len()],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +154,7 @@ impl Model {
             resolved: [true; BACKENDS.len()],
             tables,
             fragments: HashMap::new(),
+            orders: Default::default(),
         }
     }
 
@@ -389,6 +394,11 @@ impl Model {
         }
         let pin = self.live(key).copied().filter(|flow| self.is_configured(flow.backend));
         let Some(mut flow) = pin else { return self.open(bytes, packet, key, None) };
+        match self.ordered(bytes, packet, key, flow, false) {
+            Ordered::Done(outcome) => return Ok(outcome),
+            Ordered::Opens => return self.open(bytes, packet, key, pin),
+            Ordered::GoesOn => {}
+        }
         let counted = match &packet.tcp {
             None => {
                 flow.connection.waits |= flow.connection.signals & Signals::LATENCY != 0;
@@ -415,13 +425,21 @@ impl Model {
         old: Option<Flow>,
     ) -> Result<(u32, &'static str, Expected), Passed> {
         let parity = usize::from(self.weights[usize::from(key.service)].parity);
-        let stays = old.filter(|flow| flow.connection.state == FlowState::HalfOpen);
-        let backend = match stays {
-            Some(flow) => flow.backend,
+        let stays = old.filter(|flow| self.stays(key, flow));
+        let (backend, steered, diverted) = match stays {
+            Some(flow) => (flow.backend, world::drawn_to(flow.cell).is_none(), false),
             None => self.pick(key)?,
         };
-        let cell = world::cells(backend)[parity];
-        let (action, expected) = self.forward(bytes, packet, key, (backend, cell))?;
+        let cell = match steered {
+            true => world::steered_cell(backend),
+            false => world::cells(backend)[parity],
+        };
+        let fails = self.draws(bytes, packet, key, backend);
+        let fails_now = fails && self.fails_by_its_syn(key);
+        let (action, expected) = match fails_now {
+            false => self.forward(bytes, packet, key, (backend, cell))?,
+            true => (self.towards(backend, packet.from)?.0, packet::answer(bytes, packet)),
+        };
         let signals = SERVICES[usize::from(key.service)].signals;
         let mut connection = Connection {
             state: FlowState::Unanswered,
@@ -444,17 +462,27 @@ impl Model {
                 reason = "midstream";
             }
         }
+        if world::backend_of(backend).track == Track::Canary {
+            let generation = self.orders[usize::from(key.service)].generation;
+            connection.flags |= FlowFlags::of_generation(generation);
+            connection.flags |= if fails { FlowFlags::FAULTED } else { 0 };
+        }
+        self.orders[usize::from(key.service)].guard.diverted += u64::from(diverted);
         let born = if reason == "midstream" { "midstream" } else { "connections" };
         self.count(cell, &[born]);
         let deadline = self.now + i64::from(timeout(connection.state, &TIMEOUTS));
         let reply_macs = [mac(bytes, 6), mac(bytes, 0)];
         let new = Flow { backend, cell, connection, deadline, reply_macs };
         self.ended += u64::from(self.flows.insert(*key, new).is_some());
+        if fails_now && let Ordered::Done(outcome) = self.ordered(bytes, packet, key, new, true) {
+            return Ok(outcome);
+        }
         Ok((action, reason, expected))
     }
 
-    /// Split, then Maglev.
-    fn pick(&self, key: &FlowKey) -> Result<u16, Passed> {
+    /// Steer, guard, split, then Maglev: the backend, whether the client was
+    /// steered, and whether the guard kept it from the canary.
+    fn pick(&self, key: &FlowKey) -> Result<(u16, bool, bool), Passed> {
         let Weights { split, masks, .. } = self.weights[usize::from(key.service)];
         let alone = SERVICES[usize::from(key.service)].by_client_alone;
         let port_be = if alone { 0 } else { key.client_port_be };
@@ -463,18 +491,32 @@ impl Model {
         let [stable, canary] = masks.map(|mask| mask != 0);
         // A track without backends gets nothing; a split of nothing gives the
         // canary nothing, even where stable has none.
-        let track = match u64::from(hash.for_split()) < split.parts() {
-            true if canary => Track::Canary,
-            false if !stable && canary && split != Split::NONE => Track::Canary,
-            _ if stable => Track::Stable,
-            _ => return Err("no_backend"),
+        let orders = &self.orders[usize::from(key.service)];
+        let steered = orders.steered(key);
+        let drawn = match u64::from(hash.for_split(SERVICES[usize::from(key.service)].salt))
+            < split.parts()
+        {
+            true if canary => Some(Track::Canary),
+            false if !stable && canary && split != Split::NONE => Some(Track::Canary),
+            _ if stable => Some(Track::Stable),
+            _ => None,
         };
+        let named = |to: Track| match to {
+            Track::Canary if canary => Some(Track::Canary),
+            _ if stable => Some(Track::Stable),
+            _ => canary.then_some(Track::Canary),
+        };
+        let wish = steered.map_or(drawn, |steered| named(steered.to)).ok_or("no_backend")?;
+        let always = steered.is_some_and(|steered| steered.always);
+        let diverted = wish == Track::Canary && stable && !always && orders.guard.stops();
+        let track = if diverted { Track::Stable } else { wish };
         let number = world::table_number(key.service, track, masks[track as usize]);
         let slots = &self.tables[&number];
         let first = hash.slot(TABLE_SIZE) as usize;
         (first..first + 4)
             .map(|slot| slots[slot % slots.len()])
             .find(|&backend| !self.collides(key, backend))
+            .map(|backend| (backend, steered.is_some(), diverted))
             .ok_or("collision")
     }
 
@@ -508,6 +550,8 @@ impl Model {
     }
 
     fn reply(&mut self, bytes: &[u8], packet: &Packet, key: &FlowKey) -> Expected {
+        let failing = self.failing(bytes, packet, key);
+        let (bytes, packet) = failing.as_ref().map_or((bytes, packet), |(b, p)| (b, p));
         let mut flow = self.flows[key];
         let counted = match &packet.tcp {
             Some(segment) => flow.connection.backend(segment),
@@ -542,6 +586,12 @@ impl Model {
     fn count(&mut self, cell: u16, counted: &[Counter]) {
         for counter in counted {
             self.add(cell, counter, 1);
+        }
+        // Of the canary's, but of those that the split gave it.
+        if let Some(backend) = world::drawn_to(cell).map(world::backend_of)
+            && backend.track == Track::Canary
+        {
+            self.orders[usize::from(backend.service)].guard.hears(counted);
         }
     }
 

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::tcp::Segment;
-use crate::frame::{checksum, octets};
+use crate::frame::{ACK, RST, SYN, checksum, octets};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -296,6 +296,71 @@ pub fn translated(bytes: &[u8], packet: &Packet, becomes: &Becomes) -> Expected 
         expected.doubtful.push(check);
     }
     expected
+}
+
+/// Whether a client's packet can be answered where it stands: whole, in the
+/// frame, and with nothing between the IP header and TCP's.
+#[must_use]
+pub fn can_be_answered(bytes: &[u8], packet: &Packet) -> bool {
+    let header = if packet.ip.from.is_ipv4() { 20 } else { 40 };
+    packet.tcp.is_some()
+        && packet.first.is_none()
+        && packet.transport == packet.ip.at + header
+        && packet.ip.at + packet.ip.bytes as usize <= bytes.len()
+}
+
+/// The RST that answers it (RFC 9293, 3.10.7.1), made from nothing but the two
+/// ends; the frame keeps its tags, and no more of its length than it must.
+///
+/// # Panics
+/// Of what cannot be answered.
+#[must_use]
+pub fn answer(bytes: &[u8], packet: &Packet) -> Expected {
+    let segment = packet.tcp.as_ref().expect("it can be answered");
+    let (from, to) = (packet.to, packet.from);
+    let mut tcp = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    let seq = if segment.has(ACK) { segment.ack } else { 0 };
+    let ack = segment.next().wrapping_add(u32::from(segment.has(SYN)));
+    tcp.extend([seq.to_be_bytes(), ack.to_be_bytes()].concat());
+    tcp.extend([5 << 4, RST | ACK, 0, 0, 0, 0, 0, 0]);
+    let mut covered = [&octets(from.ip())[..], &octets(to.ip()), &[0, 20, 0, TCP]].concat();
+    covered.extend(&tcp);
+    tcp[16..18].copy_from_slice(&checksum(&covered).to_be_bytes());
+    let mut out = [&bytes[6..12], &bytes[..6], &bytes[12..packet.ip.at]].concat();
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, TCP, 0, 0];
+            ip.extend([from.octets(), to.octets()].concat());
+            let sum = checksum(&ip).to_be_bytes();
+            ip[10..12].copy_from_slice(&sum);
+            out.extend(ip);
+        }
+        (from, to) => {
+            out.extend([0x60, 0, 0, 0, 0, 20, TCP, 64]);
+            out.extend([octets(from), octets(to)].concat());
+        }
+    }
+    out.extend(tcp);
+    // An Ethernet frame has at least so many bytes, if it had them.
+    out.resize(bytes.len().min(60).max(out.len()), 0);
+    Expected { bytes: out, doubtful: Vec::new() }
+}
+
+/// A backend's response with another first digit of its status, at this place.
+#[must_use]
+pub fn with_status(bytes: &[u8], packet: &Packet, class: u8) -> Vec<u8> {
+    let at = packet.transport + usize::from(bytes[packet.transport + 12] >> 4) * 4 + 8;
+    let (old, new) = ([bytes[at], bytes[at + 1]], [bytes[at], class]);
+    let mut out = bytes.to_vec();
+    out[at + 1] = class;
+    adjust(&mut out, packet.transport + 16, &old, &new);
+    out
+}
+
+/// Nothing becomes of it.
+#[must_use]
+pub fn as_it_came(bytes: &[u8]) -> Expected {
+    Expected { bytes: bytes.to_vec(), doubtful: Vec::new() }
 }
 
 /// A later fragment after translation.

@@ -8,7 +8,7 @@ use canary::{
     plan::Write,
 };
 use canary_common::{
-    EntryKind, Flow, FlowKey, FlowState, Reason, Service, ServiceFlags, Track, WeightTable,
+    Backend, EntryKind, Flow, FlowKey, FlowState, Reason, Service, ServiceFlags, Track, WeightTable,
 };
 
 use super::{Booked, CELLS, Ends, packet::UDP, world};
@@ -16,7 +16,7 @@ use crate::plane::{INGRESS, NewBackend, Plane, directory_key, service_record};
 
 #[derive(Debug)]
 pub struct Real {
-    plane: Plane,
+    pub(super) plane: Plane,
     program: &'static str,
     table: Arc<FlowTable>,
     elsewhere: u32,
@@ -30,11 +30,24 @@ pub struct Real {
 }
 
 /// All cells' counters.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Counted {
     pub booked: [Booked; CELLS],
     pub ends: [Ends; CELLS],
     pub evicted: u64,
+    /// By service: bad events, and flows kept from the canary.
+    pub guards: [[u64; 2]; world::SERVICES.len()],
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self {
+            booked: [Booked::default(); CELLS],
+            ends: [Ends::default(); CELLS],
+            evicted: 0,
+            guards: Default::default(),
+        }
+    }
 }
 
 /// What a packet met.
@@ -86,6 +99,7 @@ impl Real {
             self.backend(number, true)?;
         }
         self.directory(|_| true)?;
+        self.forget_orders()?;
         self.now = self.plane.get().now()?;
         self.before = Counted::default();
         self.before = self.counted()?;
@@ -95,7 +109,10 @@ impl Real {
     /// # Errors
     /// The kernel's.
     pub fn backend(&mut self, number: u16, resolved: bool) -> Result<()> {
-        let record = backend(number, resolved, self.elsewhere).record();
+        let record = Backend {
+            steered_cell: world::steered_cell(number),
+            ..backend(number, resolved, self.elsewhere).record()
+        };
         Ok(self.plane.get().apply(&[Write::Backend { number, record }])?)
     }
 
@@ -179,6 +196,11 @@ impl Real {
             evicted += shared.evicted;
         }
         counted.evicted = evicted - self.before.evicted;
+        for (service, guard) in (0..).zip(&mut counted.guards) {
+            let record = self.plane.get().read_guard(service);
+            let before = self.before.guards[usize::from(service)];
+            *guard = [record.bad - before[0], record.diverted - before[1]];
+        }
         Ok(counted)
     }
 
@@ -246,12 +268,13 @@ pub fn tables() -> HashMap<u16, Vec<u16>> {
     tables
 }
 
-fn service(number: u16) -> Service {
+pub(super) fn service(number: u16) -> Service {
     let service = &world::SERVICES[usize::from(number)];
     let alone = if service.by_client_alone { ServiceFlags::CLIENT_AFFINITY } else { 0 };
+    let steered = if service.steered { ServiceFlags::STEERED } else { 0 };
     let vip = world::address(service.vip);
-    let record = service_record(number, vip, service.protocol, alone, world::TIMEOUTS);
-    Service { signals: service.signals, ..record }
+    let record = service_record(number, vip, service.protocol, alone | steered, world::TIMEOUTS);
+    Service { signals: service.signals, salt: service.salt, ..record }
 }
 
 fn backend(number: u16, resolved: bool, elsewhere: u32) -> NewBackend {

@@ -3,7 +3,13 @@
 
 use std::{borrow::Cow, fmt, net::SocketAddr};
 
-use super::{Model, key, world};
+use canary_common::FaultKind;
+
+use super::{
+    Model, key,
+    orders::{Clients, GuardOrder, Steered},
+    world,
+};
 use crate::frame::{Frame, Transport, checksum};
 
 /// Who speaks.
@@ -140,6 +146,27 @@ pub enum Step {
     NextHop {
         backend: u16,
         known: bool,
+    },
+    Guard {
+        service: u16,
+        order: GuardOrder,
+    },
+    /// `None`: by the split again.
+    Steer {
+        service: u16,
+        clients: Clients,
+        to: Option<Steered>,
+    },
+    /// Flows born to the canary so far are cut.
+    Generation {
+        service: u16,
+    },
+    /// All of the canary's new connections from these clients fail; `None`: the
+    /// drill is over.
+    Fault {
+        service: u16,
+        kind: Option<FaultKind>,
+        clients: Clients,
     },
     /// See [`world::QUANTUM`]; `sweep`: user space gives back what is over.
     Time {

@@ -51,7 +51,7 @@ impl Segment {
         self.has(SYN) && !self.has(ACK) && !self.has(RST)
     }
 
-    const fn next(&self) -> u32 {
+    pub const fn next(&self) -> u32 {
         self.seq.wrapping_add(self.len).wrapping_add(self.has(FIN) as u32)
     }
 
@@ -61,7 +61,7 @@ impl Segment {
     }
 
     /// The class of an HTTP response's status (RFC 9112).
-    fn status_class(&self) -> Option<Counter> {
+    pub fn status_class(&self) -> Option<Counter> {
         let line = self.begins::<12>()?;
         let (version, status) = line.split_at(9);
         let known = version == b"HTTP/1.0 " || version == b"HTTP/1.1 ";
@@ -244,6 +244,18 @@ impl Connection {
             self.flags |= FlowFlags::HTTP_5XX;
             to.push("connections_5xx");
         }
+    }
+
+    /// By the other end, which did nothing: as the backend's RST would.
+    pub fn cut_as_by_backend(&mut self) -> Vec<Counter> {
+        let refused = self.half_open().then_some("refused");
+        self.reset(&BACKEND, true, refused)
+    }
+
+    /// By order: nobody's failure.
+    pub fn cut_by_order(&mut self) {
+        self.state = FlowState::Closing;
+        self.flags |= FlowFlags::RESET;
     }
 
     fn believes_backend(&self, segment: &Segment) -> bool {

@@ -31,7 +31,7 @@ pub struct Tally {
 /// The kernel's; or where an established flow is gone or has moved, a packet
 /// is dropped, or not exactly one reason is counted for it.
 pub fn run(real: &mut Real, seed: u64, steps: usize) -> Result<Tally> {
-    let mut generator = Generator::new(seed, false);
+    let mut generator = Generator::new(seed, false).without_orders();
     let mut tally = Tally::default();
     while tally.steps < steps {
         let mut session = Session::new(real)?;

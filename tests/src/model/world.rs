@@ -31,19 +31,23 @@ pub struct Service {
     pub by_client_alone: bool,
     /// [`Signals`] that are read.
     pub signals: u16,
+    /// Of the split's hash.
+    pub salt: u32,
+    /// Clients may have a track of their own.
+    pub steered: bool,
 }
 
 const fn service(vip: &'static str, protocol: u8, signals: u16) -> Service {
-    Service { vip, protocol, by_client_alone: protocol == UDP, signals }
+    Service { vip, protocol, by_client_alone: protocol == UDP, signals, salt: 0, steered: true }
 }
 
 /// Numbered from 0, as the program numbers them.
 pub const SERVICES: [Service; 5] = [
     service("203.0.113.10:80", TCP, Signals::ALL),
-    service("[2001:db8::10]:80", TCP, Signals::ALL),
+    Service { salt: 0x5a17_5a17, ..service("[2001:db8::10]:80", TCP, Signals::ALL) },
     service("203.0.113.10:53", UDP, Signals::ALL),
     service("203.0.113.20:80", TCP, Signals::ZERO_WINDOWS | Signals::TLS),
-    service("[2001:db8::10]:53", UDP, Signals::ALL),
+    Service { steered: false, ..service("[2001:db8::10]:53", UDP, Signals::ALL) },
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +106,18 @@ pub fn address(text: &str) -> SocketAddr {
 #[must_use]
 pub const fn cells(number: u16) -> [u16; 2] {
     [2 * number, 2 * number + 1]
+}
+
+/// The cell of those who were steered to a backend, behind all others.
+#[must_use]
+pub const fn steered_cell(number: u16) -> u16 {
+    2 * BACKENDS.len() as u16 + 1 + number
+}
+
+/// Whose a cell is; `None` of those who were steered.
+#[must_use]
+pub const fn drawn_to(cell: u16) -> Option<u16> {
+    if cell < steered_cell(1) { Some(cell / 2) } else { None }
 }
 
 /// The backends of a track, ascending; bit `i` of a mask is the `i`-th.

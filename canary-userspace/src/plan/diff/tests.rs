@@ -86,6 +86,10 @@ fn service(name: &str, listen: &str, stable: &[&str], canary: &[&str]) -> Desire
         },
         split: Split::NONE,
         drained: BTreeSet::new(),
+        salt: 0,
+        generation: 0,
+        steered: false,
+        epoch: 0,
     }
 }
 

@@ -199,7 +199,7 @@ impl Maps {
         let word = WeightTable::unpack(record.weights);
         let address = canary_common::Address::from_v4_be(client.to_be());
         let hash = pick_hash(&record.pick, &address, 4711_u16.to_be());
-        let track = word.track_for(hash.for_split())?;
+        let track = word.track_for(hash.for_split(record.salt))?;
         let size = record.table_size[track as usize];
         let slots = &self.tables[&word.tables[track as usize]];
         Some((track, slots[hash.slot(size) as usize]))
