@@ -18,6 +18,11 @@ macro_rules! counters {
                 $(self.$field += other.$field;)+
             }
 
+            /// Takes a part away, field by field; nothing goes below 0.
+            pub const fn saturating_take(&mut self, part: &Self) {
+                $(self.$field = self.$field.saturating_sub(part.$field);)+
+            }
+
             /// What came on top of `before`, field by field.
             #[must_use]
             pub const fn since(&self, before: &Self) -> Self {

@@ -39,7 +39,7 @@ impl FaultKind {
             Self::Reset => "reset",
             Self::Drop => "drop",
             Self::Refuse => "refuse",
-            Self::Http5xx => "http-5xx",
+            Self::Http5xx => "5xx",
         }
     }
 }

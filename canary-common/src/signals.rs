@@ -102,6 +102,14 @@ impl Histogram {
         }
     }
 
+    /// Takes a part away; nothing goes below 0.
+    pub fn saturating_take(&mut self, part: &Self) {
+        self.sum = self.sum.saturating_sub(part.sum);
+        for (count, part) in self.counts.iter_mut().zip(&part.counts) {
+            *count = count.saturating_sub(*part);
+        }
+    }
+
     /// Seconds below which a fraction `q` of the times lie: the upper bound of
     /// the bucket where it falls. `None` without a time.
     #[must_use]
@@ -167,6 +175,12 @@ impl Latencies {
     pub fn add(&mut self, other: &Self) {
         self.handshake.add(&other.handshake);
         self.first_byte.add(&other.first_byte);
+    }
+
+    /// Takes a part away; nothing goes below 0.
+    pub fn saturating_take(&mut self, part: &Self) {
+        self.handshake.saturating_take(&part.handshake);
+        self.first_byte.saturating_take(&part.first_byte);
     }
 }
 
