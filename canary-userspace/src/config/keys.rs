@@ -64,9 +64,12 @@ pub(super) const SERVICE: Kind = Kind {
         "rollback",
         "rollout",
         "evidence",
+        "steer",
         "signals",
     ],
 };
+pub(super) const STEER: Kind =
+    Kind { place: "in [service.NAME.steer]", keys: &["canary", "always", "stable"] };
 pub(super) const BACKEND: Kind =
     Kind { place: "in a backend { … }", keys: &["address", "weight"] };
 
@@ -123,6 +126,7 @@ pub(super) const EVIDENCE: Kind = Kind {
         "safe_ratio",
         "safe_margin",
         "slower",
+        "floor",
         "last_margin",
         "refused",
         "resets",
@@ -137,11 +141,11 @@ pub(super) const FAILURES: Kind = Kind {
     keys: &["ratio", "margin", "safe_ratio", "safe_margin"],
 };
 pub(super) const TIMES: Kind =
-    Kind { place: "in the table of a time, as [evidence.handshake]", keys: &["slower"] };
+    Kind { place: "in the table of a time, as [evidence.handshake]", keys: &["slower", "floor"] };
 
-pub(super) const KINDS: [&Kind; 14] = [
+pub(super) const KINDS: [&Kind; 15] = [
     &TOP, &METRICS, &LOG, &TIMEOUTS, &ROLLBACK, &SERVICE, &BACKEND, &ROLLOUT, &STEP, &GATE, &HOOK,
-    &EVIDENCE, &FAILURES, &TIMES,
+    &EVIDENCE, &FAILURES, &TIMES, &STEER,
 ];
 
 /// Keys that people know from elsewhere, and what they are called here.

@@ -17,6 +17,7 @@ mod read;
 mod read_evidence;
 mod read_outside;
 mod read_rollout;
+mod read_steer;
 mod read_steps;
 pub mod rollout;
 mod service;
@@ -30,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use canary_common::Signals;
+use canary_common::{Cidr, Signals, Track};
 use toml::de::DeTable;
 
 use self::{mistakes::Problems, read::Draft, service::DraftService};
@@ -192,8 +193,20 @@ pub struct Service {
     /// How a new version is brought in by itself; without it by hand only.
     pub rollout: Option<Rollout>,
     pub evidence: Evidence,
+    /// Clients with a track of their own.
+    pub steer: Vec<Steer>,
     /// [`Signals`] that are read for this service.
     pub signals: u16,
+}
+
+/// A network of clients whose new connections go to one track, whatever the
+/// split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steer {
+    pub clients: Cidr,
+    pub track: Track,
+    /// Also while the guard, or a rollback, keeps others from the canary.
+    pub always: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

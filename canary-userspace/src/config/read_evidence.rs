@@ -1,6 +1,6 @@
 //! What the controller is to find out: `[evidence]` and `[service.NAME.evidence]`.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use canary_common::Signals;
 use toml::{
@@ -19,6 +19,7 @@ use super::{
 /// Chances of a wrong verdict, fractions of 1.
 const LEVELS: RangeInclusive<f64> = 0.0001 / 100.0..=20.0 / 100.0;
 const RATIOS: RangeInclusive<f64> = 1.0..=100.0;
+const FLOORS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 
 /// Something that can be watched, and what it is read from.
 #[derive(Clone, Copy, Debug)]
@@ -238,17 +239,20 @@ fn read_slowness(
     seen: Seen,
     problems: &mut Problems<'_>,
 ) {
-    let slower = |table: &DeTable<'_>, problems: &mut Problems<'_>| {
-        field(table, "slower").and_then(|field| field.number(problems, RATIOS, 1.5))
+    let read = |table: &DeTable<'_>, problems: &mut Problems<'_>| {
+        let slower = field(table, "slower").and_then(|f| f.number(problems, RATIOS, 1.5));
+        let floor = field(table, "floor").and_then(|f| f.duration(problems, FLOORS));
+        (slower, floor)
     };
-    let for_all = slower(table, problems);
+    let for_all = read(table, problems);
     for (what, slowness) in times(evidence) {
         let own = own_table(table, what, "slower", seen, problems);
-        let own = own.and_then(|own| {
+        let own = own.map_or((None, None), |own| {
             check_unknown(own, &keys::TIMES, problems);
-            slower(own, problems)
+            read(own, problems)
         });
-        slowness.ratio = own.or(for_all).unwrap_or(slowness.ratio);
+        slowness.ratio = own.0.or(for_all.0).unwrap_or(slowness.ratio);
+        slowness.floor = own.1.or(for_all.1).unwrap_or(slowness.floor);
     }
 }
 

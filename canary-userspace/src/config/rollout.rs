@@ -135,6 +135,8 @@ pub struct Slowness {
     /// Harm are times of more than so many times stable's; resolved to quarter
     /// octaves, upwards.
     pub ratio: f64,
+    /// Times of up to this are as good as each other.
+    pub floor: Duration,
 }
 
 /// Somebody outside who is asked again and again whether to go on.
@@ -234,6 +236,12 @@ impl Transition {
         ("completion", Self::Completion),
         ("undo", Self::Undo),
     ];
+
+    /// Whether what it is named after waits for it.
+    #[must_use]
+    pub const fn goes_before(self) -> bool {
+        matches!(self, Self::BeforeStart | Self::BeforeStep | Self::BeforePromotion)
+    }
 
     /// As the configuration and the API write it.
     #[must_use]
@@ -344,8 +352,10 @@ impl Default for Evidence {
             safe_ratio: 2.0,
             safe_margin: 0.001,
         };
-        // A version with little traffic has colder caches, which is no fault.
-        let slowness = Slowness { watched: true, ratio: 1.5 };
+        // A version with little traffic has colder caches, which is no fault;
+        // nor is what no client would notice, or one pause of a busy host.
+        let floor = Duration::from_millis(20);
+        let slowness = Slowness { watched: true, ratio: 1.5, floor };
         Self {
             alpha: 0.01,
             beta: 0.05,

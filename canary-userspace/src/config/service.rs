@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    Affinity, Backend, Evidence, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Timeouts,
+    Affinity, Backend, Evidence, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Steer, Timeouts,
     address::Role,
     field::{Field, field},
     keys::{self, check_unknown},
@@ -17,6 +17,7 @@ use super::{
     read::{read_rollback, read_signals, read_timeouts},
     read_evidence::{Seen, read_evidence},
     read_rollout::{DraftRollout, read_rollout},
+    read_steer::read_steer,
 };
 
 const MAX_NAME: usize = 63;
@@ -40,6 +41,7 @@ pub(super) struct DraftService {
     pub(super) rollback: Rollback,
     pub(super) rollout: Option<DraftRollout>,
     pub(super) evidence: Evidence,
+    pub(super) steer: Vec<Steer>,
     pub(super) signals: u16,
 }
 
@@ -136,8 +138,10 @@ fn read_service(
     let affinities = [("flow", Affinity::Flow), ("client", Affinity::Client)];
     let stable = read_track(table, "stable", problems);
     let signals = read_signals(table, for_all.signals, problems);
+    let listen = read_listen(&name, table, problems);
     DraftService {
-        listen: read_listen(&name, table, problems),
+        steer: read_steer(table, listen.as_ref(), problems),
+        listen,
         protocol,
         rollout: read_rollout(table, &stable, problems),
         stable,
@@ -256,6 +260,7 @@ impl DraftService {
             rollback: self.rollback,
             rollout: self.rollout.map(|draft| draft.finish(&self.evidence)),
             evidence: self.evidence,
+            steer: self.steer,
             signals: self.signals,
             name: self.name.into_inner(),
         })

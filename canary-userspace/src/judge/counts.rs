@@ -44,6 +44,25 @@ impl TrackCounts {
         self.first_byte.add(&other.first_byte);
     }
 
+    /// What came on top of `before`. Counters are not read at one instant, so
+    /// one of the two may be a little ahead: nothing goes below 0.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = *self;
+        for (now, before) in [
+            (&mut since.connections, before.connections),
+            (&mut since.refused, before.refused),
+            (&mut since.resets, before.resets),
+            (&mut since.handshake_timeouts, before.handshake_timeouts),
+            (&mut since.http_5xx, before.http_5xx),
+        ] {
+            *now = now.saturating_sub(before);
+        }
+        since.handshake.saturating_take(&before.handshake);
+        since.first_byte.saturating_take(&before.first_byte);
+        since
+    }
+
     /// Connections, and how many of them failed so; none by a time.
     #[must_use]
     pub const fn outcomes(&self, metric: Metric) -> Outcomes {
@@ -86,17 +105,41 @@ pub struct EpochCounts {
     pub share: f64,
     pub canary: TrackCounts,
     pub stable: TrackCounts,
+    /// Connections of `stable` that the split gave to the canary, and the guard
+    /// to stable.
+    pub diverted: u64,
 }
 
 impl EpochCounts {
+    /// What came on top of `before`, of the same split.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            share: self.share,
+            canary: self.canary.since(&before.canary),
+            stable: self.stable.since(&before.stable),
+            diverted: self.diverted.saturating_sub(before.diverted),
+        }
+    }
+
     /// Whether both versions had a chance.
     pub(super) const fn compares(&self) -> bool {
         self.share > 0.0 && self.share < 1.0
     }
 
+    /// The canary's and stable's connections as the split drew them.
+    pub(super) const fn drawn(&self) -> [u64; 2] {
+        [
+            self.canary.connections + self.diverted,
+            self.stable.connections.saturating_sub(self.diverted),
+        ]
+    }
+
     /// The canary's share for a test: what was configured or, with clients that
-    /// stay where they are, what `canary` and `stable` came to.
+    /// stay where they are or a guard that took some away, what `canary` and
+    /// `stable` came to.
     pub(super) fn tested_share(&self, realised: bool, canary: u64, stable: u64) -> f64 {
+        let realised = realised || self.diverted > 0;
         if realised && self.compares() && canary + stable > 0 {
             canary as f64 / (canary + stable) as f64
         } else {
@@ -122,6 +165,29 @@ impl Seen {
     #[must_use]
     pub fn current(&self) -> Option<&EpochCounts> {
         self.epochs.last()
+    }
+
+    /// The epochs, however they are cut: neighbours of one split are one.
+    #[must_use]
+    pub fn by_split(&self) -> Vec<EpochCounts> {
+        let mut all: Vec<EpochCounts> = Vec::new();
+        for part in &self.epochs {
+            match all.last_mut().filter(|last| last.share == part.share) {
+                Some(last) => {
+                    last.canary.add(&part.canary);
+                    last.stable.add(&part.stable);
+                    last.diverted += part.diverted;
+                }
+                None => all.push(*part),
+            }
+        }
+        all
+    }
+
+    /// All since the current split came into force.
+    #[must_use]
+    pub fn under_split(&self) -> Option<EpochCounts> {
+        self.by_split().pop()
     }
 
     /// For the tests of failures.

@@ -154,7 +154,11 @@ impl RolloutPlan {
             lines.push(format!("step {number}, {}: {}", percent(step.split), step.takes()));
             lines.extend(step.found.iter().map(|found| format!("  {}", found.line(step.seconds))));
         }
+        let person = self.steps.iter().any(|step| step.until == "pause");
         lines.push(match self.seconds {
+            Some(seconds) if person => {
+                format!("in all: {}, and as long as a person takes", span(seconds))
+            }
             Some(seconds) => format!("in all: {}", span(seconds)),
             None => "in all: no end in sight".to_owned(),
         });

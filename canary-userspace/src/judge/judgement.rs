@@ -96,6 +96,8 @@ pub struct Times {
     pub stable: Quantiles,
     /// So many times as long is tolerated; the test resolves a quarter octave.
     pub tolerated: f64,
+    /// Seconds; up to this all are as good as each other.
+    pub floor: f64,
     /// Times that stable's distribution from before the rollout was made from;
     /// without any nothing is found.
     pub reference: u64,

@@ -35,7 +35,7 @@ pub use last::last;
 pub use metric::Metric;
 pub use record::{NoSuchBucket, Record, RecordedTimes, RecordedTrack};
 pub use replay::{Look, Replay, ReplayError, replay};
-pub use words::{grouped, percent, still_needed};
+pub use words::{about, grouped, percent, still_needed};
 
 use crate::{
     config::Evidence,
@@ -62,13 +62,14 @@ pub fn judge(seen: &Seen, rules: &Evidence) -> Judgement {
     };
     let ln_harm = mean_exp(all().map(|(_, ln)| ln));
     let ln_harm_bound = -rules.alpha.ln();
-    let ln_mismatch = ln_mismatch(seen);
+    let current = seen.under_split();
+    let ln_mismatch = current.as_ref().and_then(|epoch| ln_mismatch(epoch, seen.sticky));
     let safe = !failures.is_empty() && failures.iter().all(|f| f.safe);
     let worst = all().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(metric, _)| metric);
     let verdict = match worst {
         Some(metric) if ln_harm >= ln_harm_bound => Verdict::Harm { metric },
         _ if ln_mismatch.is_some_and(|ln| ln >= -MISMATCH_LEVEL.ln()) => Verdict::Mismatch,
-        _ if seen.current().is_none_or(|epoch| epoch.canary.connections == 0) => Verdict::NoTraffic,
+        _ if current.is_none_or(|epoch| epoch.canary.connections == 0) => Verdict::NoTraffic,
         _ if safe => Verdict::Safe,
         _ => {
             let least = failures.iter().min_by(|a, b| a.ln_safe.total_cmp(&b.ln_safe));
@@ -77,8 +78,8 @@ pub fn judge(seen: &Seen, rules: &Evidence) -> Judgement {
     };
     Judgement {
         verdict,
-        split: seen.current().map_or(0.0, |epoch| epoch.share),
-        connections: seen.current().map_or_else(Connections::default, |epoch| Connections {
+        split: current.map_or(0.0, |epoch| epoch.share),
+        connections: current.map_or_else(Connections::default, |epoch| Connections {
             canary: epoch.canary.connections,
             stable: epoch.stable.connections,
         }),
@@ -92,7 +93,9 @@ pub fn judge(seen: &Seen, rules: &Evidence) -> Judgement {
     }
 }
 
-fn ln_mismatch(seen: &Seen) -> Option<f64> {
-    let epoch = seen.current().filter(|epoch| epoch.compares() && !seen.sticky)?;
-    Some(mismatch(epoch.canary.connections, epoch.stable.connections, epoch.share))
+fn ln_mismatch(epoch: &EpochCounts, sticky: bool) -> Option<f64> {
+    // Where they went after the draw is the guard's doing.
+    let [canary, stable] = epoch.drawn();
+    let told = epoch.compares() && !sticky;
+    told.then(|| mismatch(canary, stable, epoch.share))
 }

@@ -20,6 +20,9 @@ pub struct Record {
     pub split: f64,
     pub canary: RecordedTrack,
     pub stable: RecordedTrack,
+    /// Of stable's, those that the guard took from the canary.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub diverted: u64,
     /// Stable's from before the rollout; once is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<RecordedTrack>,
@@ -61,6 +64,11 @@ pub struct RecordedTimes {
 #[error("there is no bucket {0} of times; the last is {last}", last = Histogram::BUCKETS - 1)]
 pub struct NoSuchBucket(pub usize);
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Record {
     #[must_use]
     pub fn of(at: f64, epoch: u64, counts: &EpochCounts) -> Self {
@@ -70,6 +78,7 @@ impl Record {
             split: counts.share,
             canary: RecordedTrack::of(&counts.canary),
             stable: RecordedTrack::of(&counts.stable),
+            diverted: counts.diverted,
             before: None,
             sticky: false,
         }
@@ -79,7 +88,7 @@ impl Record {
     /// A bucket that there is not.
     pub fn counts(&self) -> Result<EpochCounts, NoSuchBucket> {
         let (canary, stable) = (self.canary.counts()?, self.stable.counts()?);
-        Ok(EpochCounts { share: self.split, canary, stable })
+        Ok(EpochCounts { share: self.split, canary, stable, diverted: self.diverted })
     }
 }
 

@@ -33,12 +33,12 @@ pub struct Replay {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error("line {line}: {source}")]
-    Read { line: usize, source: std::io::Error },
-    #[error("line {line} is no record of counters: {source}")]
-    Json { line: usize, source: serde_json::Error },
-    #[error("line {line}: {source}")]
-    Bucket { line: usize, source: NoSuchBucket },
+    #[error("line {line}: {why}")]
+    Read { line: usize, why: std::io::Error },
+    #[error("line {line} is no record of counters: {why}")]
+    Json { line: usize, why: serde_json::Error },
+    #[error("line {line}: {why}")]
+    Bucket { line: usize, why: NoSuchBucket },
     #[error("line {line}: the split is {split}; it is a fraction of 1")]
     Split { line: usize, split: f64 },
     #[error("line {line}: the time goes back, from {from} to {to}")]
@@ -67,12 +67,12 @@ pub fn replay(records: impl BufRead, rules: &Evidence) -> Result<Replay, ReplayE
     let mut looks = 0;
     let (mut acted, mut turns, mut end) = (None, Vec::<Look>::new(), None);
     for (line, text) in (1..).zip(records.lines()) {
-        let text = text.map_err(|source| ReplayError::Read { line, source })?;
+        let text = text.map_err(|why| ReplayError::Read { line, why })?;
         if text.trim().is_empty() {
             continue;
         }
         let record: Record =
-            serde_json::from_str(&text).map_err(|source| ReplayError::Json { line, source })?;
+            serde_json::from_str(&text).map_err(|why| ReplayError::Json { line, why })?;
         past.enter(line, &record)?;
         looks += 1;
         let judgement = judge(&past.seen, rules);
@@ -101,7 +101,7 @@ struct Past {
 
 impl Past {
     fn enter(&mut self, line: usize, record: &Record) -> Result<(), ReplayError> {
-        let bucket = |source| ReplayError::Bucket { line, source };
+        let bucket = |why| ReplayError::Bucket { line, why };
         if !(0.0..=1.0).contains(&record.split) {
             return Err(ReplayError::Split { line, split: record.split });
         }
@@ -238,7 +238,8 @@ mod tests {
         (counts.handshake_timeouts, counts.http_5xx) = (3, 4);
         counts.first_byte.counts[60] = 5;
         counts.first_byte.sum = 99;
-        let epoch = EpochCounts { share: 0.05, canary: counts, stable: counts };
+        let epoch =
+            EpochCounts { share: 0.05, canary: counts, stable: counts, ..EpochCounts::default() };
         let mut record = Record::of(1.5, 3, &epoch);
         record.before = Some(RecordedTrack::of(&counts));
         record.sticky = true;

@@ -1,6 +1,8 @@
 //! One kind of time.
 
-use canary_common::Histogram;
+use std::time::Duration;
+
+use canary_common::{Histogram, Ticks};
 
 use super::{
     EpochCounts, Metric, Seen,
@@ -11,17 +13,26 @@ use crate::{
     evidence::{LatencyEpoch, Reference, slower},
 };
 
+type Counts = [u64; Histogram::BUCKETS];
+
 /// Buckets an octave of [`Histogram`].
 const SUB_BUCKETS: f64 = 4.0;
 
 pub(super) fn judge(seen: &Seen, metric: Metric, slowness: &Slowness) -> Times {
     let reference = seen.before.as_ref().and_then(|track| track.times(metric));
     let count = reference.map_or(0, Histogram::count);
+    let (floor, tolerated) = (floor(slowness.floor), buckets(slowness.ratio));
     let ln_harm = match reference {
         Some(before) if count > 0 => {
-            let epochs: Vec<_> =
-                seen.epochs.iter().filter_map(|epoch| times(epoch, metric, seen.sticky)).collect();
-            slower(&epochs, &Reference::new(&before.counts), buckets(slowness.ratio))
+            let times = |epoch| {
+                let mut times = times(epoch, metric, seen.sticky)?;
+                times.stable = raised(&times.stable, floor);
+                // Once what is tolerated is taken off, at the floor too.
+                times.canary = raised(&times.canary, floor + tolerated);
+                Some(times)
+            };
+            let epochs: Vec<_> = seen.epochs.iter().filter_map(times).collect();
+            slower(&epochs, &Reference::new(&raised(&before.counts, floor)), tolerated)
         }
         _ => 0.0,
     };
@@ -37,6 +48,7 @@ pub(super) fn judge(seen: &Seen, metric: Metric, slowness: &Slowness) -> Times {
         canary: of(|epoch| &epoch.canary),
         stable: of(|epoch| &epoch.stable),
         tolerated: slowness.ratio,
+        floor: slowness.floor.as_secs_f64(),
         reference: count,
         ln_harm,
     }
@@ -54,13 +66,33 @@ fn times(epoch: &EpochCounts, metric: Metric, sticky: bool) -> Option<LatencyEpo
     let counts = [canary.count(), stable.count()];
     let all = (counts[0] + counts[1]) as f64;
     let connections = (epoch.canary.connections + epoch.stable.connections) as f64;
-    let realised = sticky || all > connections;
+    let [configured, realised] =
+        [false, true].map(|realised| epoch.tested_share(realised, counts[0], counts[1]));
     Some(LatencyEpoch {
-        share: epoch.tested_share(realised, counts[0], counts[1]),
+        // A canary with fewer times than its share, as one that loses
+        // connections has, is not slower for that.
+        share: if sticky || all > connections { realised } else { configured.min(realised) },
         weight: if all > connections { connections / all } else { 1.0 },
         canary: canary.counts,
         stable: stable.counts,
     })
+}
+
+/// The bucket of the longest time that is as good as none.
+fn floor(floor: Duration) -> usize {
+    let ticks = floor.as_nanos() / u128::from(Ticks::NANOSECONDS);
+    Histogram::bucket(u32::try_from(ticks).unwrap_or(u32::MAX))
+}
+
+/// The same times, none in a bucket below `floor`. Which of them are told apart
+/// does not depend on what is seen, so the evidence stays valid.
+fn raised(counts: &Counts, floor: usize) -> Counts {
+    let floor = floor.min(counts.len() - 1);
+    let mut raised = *counts;
+    for bucket in 0..floor {
+        raised[floor] += std::mem::take(&mut raised[bucket]);
+    }
+    raised
 }
 
 /// Rounded up, so that no more than what is tolerated is ever held against it.

@@ -9,7 +9,8 @@ fn track(connections: u64, resets: u64) -> TrackCounts {
 
 /// An epoch with so many connections and resets, the canary's and stable's.
 fn epoch(share: f64, canary: (u64, u64), stable: (u64, u64)) -> EpochCounts {
-    EpochCounts { share, canary: track(canary.0, canary.1), stable: track(stable.0, stable.1) }
+    let (canary, stable) = (track(canary.0, canary.1), track(stable.0, stable.1));
+    EpochCounts { share, canary, stable, diverted: 0 }
 }
 
 fn seen(epochs: &[EpochCounts]) -> Seen {
@@ -171,6 +172,29 @@ fn clients_that_stay_differ_in_how_many_connections_they_make() {
     assert_eq!(judge(&sticky, &resets_only()).verdict, RESETS);
 }
 
+#[test]
+fn what_the_guard_took_is_not_held_against_the_split_nor_for_the_canary() {
+    // 1,000 of 5,000 by the split, then 10,000 with a daemon that was silent.
+    let silent = |bad| EpochCounts { diverted: 2000, ..epoch(0.2, (1000, bad), (14_000, 280)) };
+    let told = judge(&seen(&[silent(20)]), &resets_only());
+    assert!(told.ln_mismatch.is_some_and(|ln| ln <= 0.0), "{told:?}");
+    assert!(!matches!(told.verdict, Verdict::Mismatch | Verdict::Harm { .. }), "{told:?}");
+    let untold = EpochCounts { diverted: 0, ..silent(20) };
+    assert_eq!(judge(&seen(&[untold]), &resets_only()).verdict, Verdict::Mismatch);
+    // Stable's failures of that time make nothing of a canary's that are 2.5
+    // times as many.
+    assert!(!judge(&seen(&[silent(50)]), &resets_only()).safe);
+    assert_eq!(judge(&seen(&[silent(70)]), &resets_only()).verdict, RESETS);
+}
+
+/// All times are told apart, however short.
+fn from_zero() -> Evidence {
+    let mut rules = Evidence::default();
+    rules.handshake.floor = std::time::Duration::ZERO;
+    rules.first_byte.floor = std::time::Duration::ZERO;
+    rules
+}
+
 fn times(total: u64, later: usize) -> Histogram {
     let mut histogram = Histogram::default();
     for (bucket, share) in [(58, 20), (60, 50), (62, 20), (66, 9), (74, 1)] {
@@ -191,7 +215,7 @@ fn timed(first_byte: [Histogram; 2], reference: u64) -> Seen {
 fn slower_is_harm() {
     let verdict = |later, reference| {
         let seen = timed([times(1000, later), times(19_000, 0)], reference);
-        judge(&seen, &Evidence::default()).verdict
+        judge(&seen, &from_zero()).verdict
     };
     let slow = Verdict::Harm { metric: Metric::FirstByte };
     assert_ne!(verdict(0, 10_000), slow);
@@ -207,12 +231,11 @@ fn slower_is_harm() {
 fn many_times_of_a_connection_count_as_one() {
     let once = timed([times(1000, 6), times(19_000, 0)], 10_000);
     let often = timed([times(100_000, 6), times(1_900_000, 0)], 10_000);
-    let [once, often] =
-        [once, often].map(|seen| judge(&seen, &Evidence::default()).times[1].ln_harm);
+    let [once, often] = [once, often].map(|seen| judge(&seen, &from_zero()).times[1].ln_harm);
     assert!((once - often).abs() < 1e-6 * once, "{once} {often}");
     // Clients of the canary that ask less than its share are no evidence.
     let fewer = timed([times(50_000, 0), times(1_950_000, 0)], 10_000);
-    let judgement = judge(&fewer, &Evidence::default());
+    let judgement = judge(&fewer, &from_zero());
     assert!(judgement.times[1].ln_harm < 0.0, "{judgement:?}");
 }
 
@@ -333,7 +356,7 @@ fn reasons() {
 #[test]
 fn an_explanation_has_a_line_for_each_question() {
     let seen = timed([times(1000, 6), times(19_000, 0)], 10_000);
-    let lines = judge(&seen, &Evidence::default()).explain();
+    let lines = judge(&seen, &from_zero()).explain();
     assert_eq!(lines.len(), 2 + 4 + 2 + 1);
     assert_eq!(
         lines[0],
@@ -380,4 +403,71 @@ fn json_round_trip() {
         assert_eq!((back.failures.len(), back.times.len()), (4, 2));
         assert!((back.ln_harm - judgement.ln_harm).abs() < 1e-9);
     }
+}
+
+/// A long epoch that is cut is still one split: what it is kept by, and whether
+/// there was any traffic, is of all of it.
+#[test]
+fn slices_of_an_epoch_are_one_split() {
+    let slice = |canary, stable| epoch(0.1, (canary, 0), (stable, 0));
+    let quiet = Seen { epochs: vec![slice(100, 900), slice(0, 0)], ..Seen::default() };
+    let judged = judge(&quiet, &Evidence::default());
+    assert!(!matches!(judged.verdict, Verdict::NoTraffic), "{judged:?}");
+    assert_eq!(judged.connections.canary, 100);
+    // Neither slice is enough to say so, both are.
+    let tilted = Seen { epochs: vec![slice(160, 840), slice(160, 840)], ..Seen::default() };
+    assert_eq!(judge(&tilted, &Evidence::default()).verdict, Verdict::Mismatch);
+    let other = Seen { epochs: vec![slice(160, 840), epoch(0.2, (0, 0), (0, 0))], ..tilted };
+    assert_eq!(judge(&other, &Evidence::default()).verdict, Verdict::NoTraffic);
+}
+
+/// What no client would notice is no harm, however plain the difference is.
+#[test]
+fn times_below_the_floor_are_as_good_as_each_other() {
+    let track = |micros: u32, count: u64| {
+        let mut counts = TrackCounts { connections: count, ..TrackCounts::default() };
+        counts.first_byte.counts[Histogram::bucket(micros * 1000 / 256)] = count;
+        counts
+    };
+    let judged = |canary: u32, stable: u32, floor| {
+        let epoch = EpochCounts {
+            share: 0.1,
+            canary: track(canary, 500),
+            stable: track(stable, 4500),
+            diverted: 0,
+        };
+        let before = Some(track(stable, 5000));
+        let seen = Seen { epochs: vec![epoch], before, ..Seen::default() };
+        let mut rules = Evidence::default();
+        rules.first_byte.floor = std::time::Duration::from_millis(floor);
+        judge(&seen, &rules).verdict
+    };
+    let harm = Verdict::Harm { metric: Metric::FirstByte };
+    assert_eq!(judged(400, 66, 0), harm);
+    assert_ne!(judged(400, 66, 5), harm);
+    assert_ne!(judged(4900, 66, 5), harm);
+    assert_eq!(judged(40_000, 66, 5), harm);
+    // What is tolerated is tolerated above the floor too.
+    assert_ne!(judged(7000, 66, 5), harm);
+    assert_ne!(judged(14_000, 10_000, 5), harm);
+    assert_eq!(judged(40_000, 10_000, 5), harm);
+}
+
+/// A canary that loses connections has fewer times than its share; that is a
+/// failure, and none of slowness.
+#[test]
+fn lost_connections_are_not_slow_ones() {
+    let track = |connections: u64, answered: u64| {
+        let mut counts = TrackCounts { connections, ..TrackCounts::default() };
+        counts.first_byte.counts[70] = answered;
+        counts.handshake.counts[70] = answered;
+        counts
+    };
+    let (canary, stable) = (track(200, 100), track(800, 800));
+    let epoch = EpochCounts { share: 0.2, canary, stable, diverted: 0 };
+    let before = Some(track(5000, 5000));
+    let judged =
+        judge(&Seen { epochs: vec![epoch], before, ..Seen::default() }, &Evidence::default());
+    assert!(judged.times.iter().all(|times| times.ln_harm <= 0.1), "{judged:?}");
+    assert!(!matches!(judged.verdict, Verdict::Harm { .. }), "{judged:?}");
 }

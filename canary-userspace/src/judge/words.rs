@@ -20,7 +20,8 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// To two digits.
-pub(super) fn about(number: u64) -> String {
+#[must_use]
+pub fn about(number: u64) -> String {
     let digits = number.checked_ilog10().map_or(0, |log| log.saturating_sub(1));
     let unit = 10_u64.pow(digits);
     grouped((number + unit / 2) / unit * unit)
@@ -112,11 +113,14 @@ impl Metric {
 /// "12 of 434 connections were reset (2.8 %)".
 fn befell(outcomes: Outcomes, what: &str) -> String {
     let Outcomes { connections, bad } = outcomes;
+    if connections == 0 {
+        return "no connections".to_owned();
+    }
     let all = grouped(connections);
     if bad == 0 {
         return format!("none of {all}{what}");
     }
-    let rate = percent(bad as f64 / connections.max(1) as f64);
+    let rate = percent(bad as f64 / connections as f64);
     format!("{} of {all}{what} ({rate})", grouped(bad))
 }
 
@@ -170,14 +174,19 @@ impl Last {
 impl Display for Times {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let name = self.metric.time();
-        let of = |q: &super::Quantiles| {
-            format!("p50 {}, p99 {} of {}", time(q.p50), time(q.p99), grouped(q.count))
+        let of = |q: &super::Quantiles| match q.count {
+            0 => "none".to_owned(),
+            count => format!("p50 {}, p99 {} of {}", time(q.p50), time(q.p99), grouped(count)),
         };
         write!(f, "{name}, canary: {}; stable: {}", of(&self.canary), of(&self.stable))?;
         if self.reference == 0 {
             return f.write_str("; not judged, none of stable's are from before the rollout");
         }
-        write!(f, "; {} times as long is tolerated", significant(self.tolerated))
+        write!(f, "; {} times as long is tolerated", significant(self.tolerated))?;
+        match self.floor {
+            floor if floor > 0.0 => write!(f, ", and anything up to {}", time(Some(floor))),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     event::{Gates, Plan, Seen, Verdict},
-    state::{Stage, State, Why},
+    state::{How, Stage, State, Why},
 };
 use crate::config::rollout::{Transition, Until};
 
@@ -30,6 +30,9 @@ pub(super) fn reason(state: &State, plan: &Plan<'_>, seen: &Seen) -> String {
     }
     let ended = state.ended.as_ref().map(|ended| ended.reason.clone()).unwrap_or_default();
     match state.stage {
+        Stage::Idle if state.ended.as_ref().is_some_and(|ended| ended.how == How::RolledBack) => {
+            format!("rolled back in step {}: {ended}; `retry` begins again", state.step + 1)
+        }
         Stage::Idle => ended,
         Stage::BeforeStart | Stage::BeforeStep => "the next step is being entered".to_owned(),
         Stage::Emptying => format!(

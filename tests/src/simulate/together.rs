@@ -106,7 +106,7 @@ pub fn false_rollbacks_at_the_end(record: u64, rollouts: u32) -> f64 {
 pub fn until_out(before: Option<TrackCounts>) -> Option<u64> {
     (1..1000).find(|failed| {
         let canary = TrackCounts { connections: *failed, resets: *failed, ..Default::default() };
-        let epoch = EpochCounts { share: 1.0, canary, stable: TrackCounts::default() };
+        let epoch = EpochCounts { share: 1.0, canary, ..EpochCounts::default() };
         harmed(&Seen { epochs: vec![epoch], before, sticky: false })
     })
 }

@@ -435,7 +435,7 @@ fn rendering() {
     port = 80
     ^^^^
   the keys in [service.NAME] are `listen`, `protocol`, `forward`, `stable`, `canary`, `weight`, \
-`affinity`, `seed`, `table_size`, `timeouts`, `rollback`, `rollout`, `evidence` and `signals`
+`affinity`, `seed`, `table_size`, `timeouts`, `rollback`, `rollout`, `evidence`, `steer` and `signals`
 
 2 mistakes; nothing was changed"
     );

@@ -5,6 +5,7 @@ mod files;
 mod mistakes;
 mod rollout;
 mod rollout_mistakes;
+mod steer;
 mod values;
 
 use super::{Config, Mistake, Mistakes, parse};

@@ -294,9 +294,10 @@ margin = "1%"
 safe_ratio = 3.5
 safe_margin = "2%"
 slower = 1
+floor = "500us"
 last_margin = 5
 resets = { ratio = 100, margin = 0, safe_ratio = 1, safe_margin = "0.5%" }
-handshake = { slower = 100.0 }
+handshake = { slower = 100.0, floor = '2ms' }
 [service.web.evidence.handshake-timeouts]
 ratio = 1.5
 [service.web.evidence.5xx]
@@ -322,8 +323,8 @@ slower = 1.25
         },
         handshake_timeouts: Tolerance { ratio: 1.5, ..all },
         http_5xx: Tolerance { watched: true, margin: 0.001, ..all },
-        handshake: Slowness { watched: false, ratio: 100.0 },
-        first_byte: Slowness { watched: true, ratio: 1.25 },
+        handshake: Slowness { watched: false, ratio: 100.0, floor: Duration::from_millis(2) },
+        first_byte: Slowness { watched: true, ratio: 1.25, floor: Duration::from_micros(500) },
         last_margin: 0.05,
     };
     assert_eq!(evidence(&config, 0), expected);

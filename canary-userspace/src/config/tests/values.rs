@@ -47,6 +47,7 @@ fn defaults() {
         rollback: Rollback::default(),
         rollout: None,
         evidence: Evidence::default(),
+        steer: Vec::new(),
         signals: Signals::ALL,
     };
     let expected = Config {
@@ -123,6 +124,7 @@ signals = []
         rollback: Rollback { enabled: false, max_excess: 0.025, min_connections: 100 },
         rollout: None,
         evidence: nothing_watched(),
+        steer: Vec::new(),
         signals: 0,
     };
     let expected = Config {

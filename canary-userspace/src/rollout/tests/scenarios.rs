@@ -69,7 +69,7 @@ fn the_history_of_a_rollout_reads_as_one() {
             "shifting to baking, 0 0.01: step 1 of 5: 1 % of new connections",
             "baking to baking, 1 0.05: 5m at 1 %, nothing speaks against the canary",
             "baking to rolling-back, 1 0: 5 of 434 against 8 of 8,266",
-            "rolling-back to idle, 1 0: 5 of 434 against 8 of 8,266",
+            "rolling-back to idle, 1 0: rolled back in step 2: 5 of 434 against 8 of 8,266; `retry` begins again",
         ]
     );
 }
