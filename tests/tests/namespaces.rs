@@ -3,105 +3,24 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
-    net::SocketAddr,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use canary::{
-    api::types::{BackendStatus, Status, Where},
+    api::types::{BackendStatus, Where},
     stats::binomial_interval,
 };
 use canary_tests::lab::{
-    Behaviour, Daemon, Holders, Lab, Load, LoadReport, Nginx, Outcome, Process, VIP_V4, VIP_V6, at,
-    config, fetch, wait_for,
+    Behaviour, Holders, Lab, Load, LoadReport, Nginx, Outcome, Process, Stage, VIP_V4, VIP_V6,
+    address, all_answered, answered, at, fetch, find, wait_for,
 };
 
 /// 99.9 %, two-sided.
 const Z: f64 = 3.29;
 
-/// A lab with servers and a daemon. Dropped front to back.
-struct Bed {
-    daemon: Daemon,
-    servers: Vec<Nginx>,
-    lab: Arc<Lab>,
-}
-
-impl Bed {
-    fn new(name: &str, top: &str, extra: &str) -> Result<Self> {
-        Self::in_lab(Lab::new(name)?, top, extra)
-    }
-
-    fn in_lab(lab: Lab, top: &str, extra: &str) -> Result<Self> {
-        let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
-        let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
-        let daemon = Daemon::start(&lab, &config(&lab, top, extra))?;
-        let mode = if top.contains("generic") { "generic" } else { "native" };
-        let attached = daemon.status()?.data_plane.attached;
-        ensure!(
-            attached.len() == lab.interfaces.len() && attached.iter().all(|a| a.mode == mode),
-            "not {mode}: {attached:?}"
-        );
-        Ok(Self { daemon, servers, lab: Arc::new(lab) })
-    }
-
-    /// Takes everything down; nothing may be left.
-    fn end(self) -> Result<()> {
-        self.daemon.cli(&["detach"])?;
-        let links = self.lab.command("lb", "ip", &["link"])?;
-        ensure!(!links.contains("xdp"), "programs are left after detach: {links}");
-        let Self { daemon, servers, lab } = self;
-        drop(daemon);
-        drop(servers);
-        let bpffs = lab.bpffs();
-        ensure!(!bpffs.exists(), "{} is left after detach", bpffs.display());
-        lab.remove();
-        let left = lab.residue();
-        ensure!(left.is_empty(), "left behind: {left:?}");
-        Ok(())
-    }
-
-    fn canary_server(&mut self) -> &mut Nginx {
-        self.servers.last_mut().unwrap()
-    }
-
-    fn backend(&self, service: &str, track: &str) -> Result<BackendStatus> {
-        find(&self.daemon.status()?, service, track)
-    }
-
-    fn configured(&self, service: &str) -> Result<f64> {
-        let status = self.daemon.status()?;
-        let service = status.services.iter().find(|s| s.name == service);
-        Ok(service.context("the service is gone")?.split.configured)
-    }
-}
-
-/// The first backend of a track.
-fn find(status: &Status, service: &str, track: &str) -> Result<BackendStatus> {
-    let service = status.services.iter().find(|s| s.name == service);
-    let tracks = &service.context("the service is gone")?.tracks;
-    let track = tracks.iter().find(|t| t.name == track).context("the track is gone")?;
-    Ok(track.backends[0].clone())
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-fn answered(report: &LoadReport, server: &str) -> u64 {
-    report.get(&Outcome::Answered(server.to_owned())).copied().unwrap_or(0)
-}
-
-/// All connections were answered; how many by the canary.
-fn all_answered(report: &LoadReport, total: u64) -> Result<u64> {
-    let good: u64 = ["s1", "s2", "c1"].iter().map(|server| answered(report, server)).sum();
-    ensure!(good == total, "{good} of {total} were answered: {report:?}");
-    Ok(answered(report, "c1"))
-}
-
-fn split_holds(bed: &Bed, service: &str, vip: &str, percent: &str, total: u64) -> Result<()> {
+fn split_holds(bed: &Stage, service: &str, vip: &str, percent: &str, total: u64) -> Result<()> {
     bed.daemon.cli(&["weight", service, percent])?;
     let split = bed.configured(service)?;
     let before = bed.backend(service, "canary")?.counters.connections;
@@ -117,7 +36,7 @@ fn split_holds(bed: &Bed, service: &str, vip: &str, percent: &str, total: u64) -
 #[test]
 fn splits_hold_over_real_connections() {
     let body = || {
-        let bed = Bed::new("split", "", "")?;
+        let bed = Stage::new("split", "", "")?;
         for percent in ["1%", "10%", "50%"] {
             split_holds(&bed, "web", VIP_V4, percent, 20_000)?;
         }
@@ -132,7 +51,7 @@ fn splits_hold_over_real_connections() {
 #[test]
 fn connections_live_through_everything() {
     let body = || {
-        let bed = Bed::new("live", "", "")?;
+        let bed = Stage::new("live", "", "")?;
         bed.daemon.cli(&["weight", "web", "30%"])?;
         let every = Duration::from_millis(500);
         let holders = Holders::start(&bed.lab, address(VIP_V4), 50, every)?;
@@ -184,7 +103,7 @@ fn rolls_back(
     (service, vip): (&str, &str),
     fault: impl FnOnce(&mut Nginx) -> Result<()>,
 ) -> Result<BackendStatus> {
-    let mut bed = Bed::new(name, "", "")?;
+    let mut bed = Stage::new(name, "", "")?;
     bed.daemon.cli(&["weight", service, "20%"])?;
     let held = Holders::start(&bed.lab, address(vip), 50, Duration::from_millis(100))?;
     let load = Load::start(&bed.lab, address(vip), 400, u64::MAX);
@@ -245,7 +164,7 @@ fn connections(text: &str) -> u64 {
 #[test]
 fn a_drained_backend_gets_nothing_new() {
     let body = || {
-        let bed = Bed::new("drain", "", "")?;
+        let bed = Stage::new("drain", "", "")?;
         for (service, vip, v6) in [("web", VIP_V4, false), ("web6", VIP_V6, true)] {
             bed.daemon.cli(&["weight", service, "20%"])?;
             let every = Duration::from_millis(200);
@@ -275,7 +194,7 @@ fn a_drained_backend_gets_nothing_new() {
 #[test]
 fn metrics_are_served_and_sound() {
     let body = || {
-        let bed = Bed::new("metrics", "", "")?;
+        let bed = Stage::new("metrics", "", "")?;
         Load::start(&bed.lab, address(VIP_V4), 1000, 100).finish()?;
         let textfile = bed.lab.directory.join("textfile");
         let check = |text: &str, what: &str| {
@@ -315,7 +234,7 @@ fn metrics_are_served_and_sound() {
 #[test]
 fn where_says_what_happens() {
     let body = || {
-        let bed = Bed::new("where", "", "")?;
+        let bed = Stage::new("where", "", "")?;
         bed.daemon.cli(&["weight", "web", "40%"])?;
         let client = Lab::address("client", false);
         for port in 30_000..30_200 {
@@ -337,7 +256,7 @@ fn where_says_what_happens() {
 #[test]
 fn generic_mode_works_too() {
     let body = || {
-        let bed = Bed::new("generic", "xdp_mode = \"generic\"", "")?;
+        let bed = Stage::new("generic", "xdp_mode = \"generic\"", "")?;
         bed.daemon.cli(&["weight", "web", "50%"])?;
         let report = Load::start(&bed.lab, address(VIP_V4), 2000, 1000).finish()?;
         ensure!(all_answered(&report, 1000)? > 300, "{report:?}");
@@ -358,7 +277,7 @@ fn generic_mode_works_too() {
 #[test]
 fn one_arm_is_enough() {
     let body = || {
-        let bed = Bed::in_lab(Lab::one_arm("arm")?, "", "")?;
+        let bed = Stage::in_lab(Lab::one_arm("arm")?, "", "")?;
         for (service, vip) in [("web", VIP_V4), ("web6", VIP_V6)] {
             split_holds(&bed, service, vip, "50%", 2000)?;
         }
@@ -370,7 +289,7 @@ fn one_arm_is_enough() {
 #[test]
 fn traffic_outlives_the_daemon() {
     let body = || {
-        let mut bed = Bed::new("restart", "", "")?;
+        let mut bed = Stage::new("restart", "", "")?;
         bed.daemon.cli(&["weight", "web", "25%"])?;
         let every = Duration::from_millis(200);
         let holders = Holders::start(&bed.lab, address(VIP_V4), 50, every)?;

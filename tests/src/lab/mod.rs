@@ -13,6 +13,7 @@ mod delay;
 mod far;
 mod nginx;
 mod owner;
+mod stage;
 
 use std::{
     fs,
@@ -30,6 +31,7 @@ pub use daemon::{Daemon, config};
 pub use delay::DelayLine;
 pub use far::FAR;
 pub use nginx::{Behaviour, Nginx};
+pub use stage::{Stage, address, all_answered, answered, find};
 
 use crate::netns::ip;
 use owner::Claim;

@@ -13,6 +13,8 @@ pub enum Behaviour {
     Good,
     /// Resets each connection instead of answering.
     Resetting,
+    /// Resets so many percent of the connections, by chance.
+    ResettingSome(u8),
     /// Answers with its name, fails by path, and keeps a log: the client's
     /// address and the status, a line each.
     FailingByPath,
@@ -93,10 +95,17 @@ fn text(directory: &std::path::Path, host: &str, behaviour: Behaviour) -> String
         failing = "location /missing { return 404; } location /broken { return 503; }
     location /moved { return 302 /; } location /reset { return 444; }";
     }
+    let mut chance = String::new();
     let answer = match behaviour {
         Behaviour::Good | Behaviour::FailingByPath => named,
         // With `reset_timedout_connection` 444 ends in a RST.
         Behaviour::Resetting => "return 444;".to_owned(),
+        Behaviour::ResettingSome(percent) => {
+            // By the request's own random number, so that it is independent of
+            // what the split was decided by.
+            chance = format!("split_clients $request_id $bad {{ {percent}% 1; * 0; }}");
+            format!("if ($bad) {{ return 444; }} {named}")
+        }
     };
     format!(
         "daemon off; pid {directory}/pid; error_log {directory}/error.log; user root;
@@ -104,6 +113,7 @@ worker_processes 1; worker_shutdown_timeout 300s;
 events {{ worker_connections 16384; }}
 http {{
   log_format witness '$remote_addr $status'; access_log {log}; keepalive_timeout 3600s; keepalive_requests 1000000000;
+  {chance}
   reset_timedout_connection on; client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
