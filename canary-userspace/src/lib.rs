@@ -3,7 +3,6 @@
 pub mod api;
 pub mod cli;
 pub mod config;
-pub mod controller;
 pub mod daemon;
 pub mod dataplane;
 pub mod evidence;
@@ -13,6 +12,5 @@ pub mod metrics;
 pub mod netlink;
 pub mod outside;
 pub mod plan;
-pub mod recent;
 pub mod rollout;
 pub mod stats;

@@ -12,7 +12,10 @@ use std::{
 use canary::api::{
     request::{Refusal, Request},
     server::{bind_unix, serve_unix},
-    types::{DrainStatus, Flows, FollowedFlow, Reloaded, Status, Weight},
+    types::{
+        DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History,
+        Reloaded, RolloutStatus, Status, Steered, Weight,
+    },
 };
 use tokio::sync::mpsc;
 
@@ -121,6 +124,86 @@ fn answer(request: Request, left: &mut u64) {
         Request::Metrics { reply } => {
             reply.send(Ok(String::new())).ok();
         }
+        request => answer_of_trials(request),
+    }
+}
+
+/// Rollouts, steering and drills.
+fn answer_of_trials(request: Request) {
+    match request {
+        Request::Rollout { command, reply, .. } => {
+            let started = command.command == "start";
+            let status = RolloutStatus {
+                phase: "baking".to_owned(),
+                step: 1,
+                steps: 5,
+                reason: "the first step".to_owned(),
+                ..RolloutStatus::default()
+            };
+            let refusal = Refusal::conflict("nothing is under way");
+            reply.send(started.then_some(status).ok_or(refusal)).ok();
+        }
+        Request::Explain { service, reply } => {
+            let text = vec!["why it is so".to_owned()];
+            reply.send(Ok(Explanation { service, text, ..Explanation::default() })).ok();
+        }
+        Request::History { service, reply, .. } => {
+            reply.send(Ok(History { service, ..History::default() })).ok();
+        }
+        Request::Plan { service, reply } => {
+            let text = vec!["a day".to_owned()];
+            reply.send(Ok(Forecast { service, text, ..Forecast::default() })).ok();
+        }
+        Request::Steer { service, steer, reply, .. } => {
+            let changed = steer.clients.len() as u64;
+            reply.send(Ok(Steered { service, changed, total: 7, ..Steered::default() })).ok();
+        }
+        Request::Steered { service, reply, .. } => {
+            reply.send(Ok(Steered { service, ..Steered::default() })).ok();
+        }
+        Request::StartDrill { service, drill, reply, .. } => {
+            reply.send(Ok(DrillReport { service, drill, ..DrillReport::default() })).ok();
+        }
+        Request::EndDrill { service, reply, .. } | Request::Drill { service, reply } => {
+            let drill = Drill { fault: "reset".to_owned(), share: 0.1, ..Drill::default() };
+            let report = DrillReport { service, drill, over: true, ..DrillReport::default() };
+            reply.send(Ok(report)).ok();
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn rollouts_steering_and_drills() {
+    let lab = Directory::new("trials");
+    lab.serve();
+    let list = lab.0.join("list");
+    fs::write(&list, "192.0.2.0/24 # testers\n\n198.51.100.7\n").unwrap();
+    let list = format!("@{}", list.display());
+    for (arguments, code, said) in [
+        (&["rollout", "start", "web"][..], 0, "web: baking (step 1 of 5): the first step"),
+        (&["rollout", "abort", "web"], 1, "canary: nothing is under way"),
+        (&["explain", "web"], 0, "why it is so"),
+        (&["history", "web"], 0, "web: no rollout yet"),
+        (&["plan", "web"], 0, "a day"),
+        (&["steer", "web"], 0, "web: no network is steered"),
+        (
+            &["steer", "web", "192.0.2.0/24", "canary"],
+            0,
+            "web: 1 network goes to canary; 7 networks",
+        ),
+        (&["steer", "web", &list, "canary", "--for", "1h"], 0, "web: 2 networks go to canary"),
+        (&["steer", "web", "192.0.2.0/24"], 2, "say where 192.0.2.0/24 is to go"),
+        (&["steer", "web", "@/nowhere", "canary"], 2, "reading /nowhere"),
+        (&["unsteer", "web", "192.0.2.0/24"], 0, "web: 1 network goes by the split again"),
+        (&["drill", "web", "--fault", "reset"], 2, "say who may be hit"),
+        (&["drill", "web", "--fault", "reset", "--all-clients"], 0, "web: drill reset of 10 %"),
+        (&["drill", "web", "--stop"], 0, "web: drill reset of 10 %"),
+        (&["drill", "web"], 2, "--fault"),
+    ] {
+        let (exit, out, err) = lab.run(arguments);
+        assert!(format!("{out}{err}").contains(said), "{arguments:?}: {out}{err}");
+        assert_eq!(exit, code, "{arguments:?}: {out}{err}");
     }
 }
 

@@ -77,6 +77,26 @@ impl Client {
         self.call::<(), T>(Method::POST, path, None)
     }
 
+    /// The same, with what to do in the body.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the daemon's refusal.
+    pub fn order<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.call(Method::POST, path, Some(body))
+    }
+
+    /// Ends something.
+    ///
+    /// # Errors
+    /// No daemon, no permission, or the daemon's refusal.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call::<(), T>(Method::DELETE, path, None)
+    }
+
     /// Asks for lines of JSON without an end; each goes to `each`, until that
     /// fails or the daemon hangs up.
     ///

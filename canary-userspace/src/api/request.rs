@@ -6,7 +6,10 @@ use std::{fmt, net::IpAddr};
 use canary_common::Split;
 use tokio::sync::{mpsc, oneshot};
 
-use super::types::{DrainStatus, Flows, FollowedFlow, Reloaded, Status, Weight, Where};
+use super::types::{
+    DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History, Reloaded,
+    RolloutCommand, RolloutStatus, Status, Steer, Steered, Weight, Where,
+};
 
 /// Where the answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -106,6 +109,52 @@ pub enum Request {
         filter: FlowFilter,
         one_in: u32,
         reply: Reply<mpsc::Receiver<FollowedFlow>>,
+    },
+    Rollout {
+        service: String,
+        command: RolloutCommand,
+        by: Peer,
+        reply: Reply<RolloutStatus>,
+    },
+    Explain {
+        service: String,
+        reply: Reply<Explanation>,
+    },
+    History {
+        service: String,
+        /// How many at most, the latest.
+        limit: usize,
+        reply: Reply<History>,
+    },
+    Plan {
+        service: String,
+        reply: Reply<Forecast>,
+    },
+    Steer {
+        service: String,
+        steer: Steer,
+        by: Peer,
+        reply: Reply<Steered>,
+    },
+    Steered {
+        service: String,
+        limit: usize,
+        reply: Reply<Steered>,
+    },
+    StartDrill {
+        service: String,
+        drill: Drill,
+        by: Peer,
+        reply: Reply<DrillReport>,
+    },
+    EndDrill {
+        service: String,
+        by: Peer,
+        reply: Reply<DrillReport>,
+    },
+    Drill {
+        service: String,
+        reply: Reply<DrillReport>,
     },
     Reload {
         by: Peer,

@@ -19,7 +19,11 @@ use super::{
     parse_client,
     request::{FlowFilter, Peer, Refusal, Request},
     server::{BindError, bind_unix, serve_metrics, serve_unix},
-    types::{ApiError, Flows, FollowedFlow, Reloaded, SetWeight, Status, Weight, Where},
+    types::{
+        ApiError, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History,
+        HistoryEntry, Reloaded, RolloutCommand, RolloutStatus, SetWeight, Status, Steer, Steered,
+        Weight, Where,
+    },
 };
 
 /// A directory of its own, removed at the end.
@@ -110,6 +114,77 @@ impl Drop for Served {
     }
 }
 
+/// What is asked of rollouts, steering and drills; each answer tells what came.
+fn trial(request: Request) {
+    match request {
+        Request::Rollout { command, reply, .. } => {
+            let reason = format!("{} {} {:?}", command.command, command.full, command.salt);
+            reply.send(Ok(RolloutStatus { reason, ..RolloutStatus::default() })).unwrap();
+        }
+        Request::Explain { service, reply } => {
+            reply.send(Ok(Explanation { service, ..Explanation::default() })).unwrap();
+        }
+        Request::History { limit, reply, .. } => {
+            let entry = HistoryEntry { rollout: limit as u64, ..HistoryEntry::default() };
+            let history = History { entries: vec![entry], ..History::default() };
+            reply.send(Ok(history)).unwrap();
+        }
+        Request::Plan { service, reply } => {
+            reply.send(Ok(Forecast { service, ..Forecast::default() })).unwrap();
+        }
+        Request::Steer { steer, reply, .. } => {
+            let changed = steer.clients.len() as u64;
+            reply.send(Ok(Steered { changed, ..Steered::default() })).unwrap();
+        }
+        Request::Steered { limit, reply, .. } => {
+            reply.send(Ok(Steered { total: limit as u64, ..Steered::default() })).unwrap();
+        }
+        Request::StartDrill { drill, reply, .. } => {
+            reply.send(Ok(DrillReport { drill, ..DrillReport::default() })).unwrap();
+        }
+        Request::EndDrill { reply, .. } => {
+            reply.send(Ok(DrillReport { over: true, ..DrillReport::default() })).unwrap();
+        }
+        Request::Drill { reply, .. } => {
+            reply.send(Err(Refusal::not_found("there was no drill"))).unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn rollouts_steering_and_drills_have_their_routes() {
+    let served = Served::new("trial", owner());
+    let client = Client::new(&served.directory.socket());
+    let at = |what: &str| format!("/v1/services/web/{what}");
+    let order =
+        RolloutCommand { command: "promote".to_owned(), full: true, salt: Some("a".to_owned()) };
+    let status: RolloutStatus = client.order(&at("rollout"), &order).unwrap();
+    assert_eq!(status.reason, "promote true Some(\"a\")");
+    let explanation: Explanation = client.get(&at("explain")).unwrap();
+    assert_eq!(explanation.service, "web");
+    for (path, limit) in [("history", 50), ("history?limit=3", 3)] {
+        let history: History = client.get(&at(path)).unwrap();
+        assert_eq!(history.entries[0].rollout, limit);
+    }
+    let forecast: Forecast = client.get(&at("plan")).unwrap();
+    assert_eq!(forecast.service, "web");
+    let steer = Steer { clients: vec!["192.0.2.0/24".to_owned(); 2], ..Steer::default() };
+    let steered: Steered = client.put(&at("steer"), &steer).unwrap();
+    assert_eq!(steered.changed, 2);
+    let steered: Steered = client.get(&at("steer?limit=9")).unwrap();
+    assert_eq!(steered.total, 9);
+    let drill = Drill { fault: "reset".to_owned(), share: 0.5, lasts: 3.0, ..Drill::default() };
+    let report: DrillReport = client.put(&at("drill"), &drill).unwrap();
+    assert_eq!(report.drill, drill);
+    let report: DrillReport = client.delete(&at("drill")).unwrap();
+    assert!(report.over);
+    let none = client.get::<DrillReport>(&at("drill"));
+    assert!(matches!(none, Err(ClientError::Refused(words)) if words == "there was no drill"));
+    let bad = client.order::<_, RolloutStatus>(&at("rollout"), &7);
+    assert!(matches!(bad, Err(ClientError::Refused(_))), "{bad:?}");
+}
+
 /// The fake owner of the state: one service, "web", at 5 %.
 fn owner() -> impl FnMut(Request) + Send + 'static {
     let mut split = Split::from_fraction(0.05).unwrap();
@@ -162,6 +237,7 @@ fn owner() -> impl FnMut(Request) + Send + 'static {
         Request::Detach { reply, .. } => reply.send(Err(Refusal::conflict("not now"))).unwrap(),
         // As a daemon that stops in the middle.
         Request::SetDrain { .. } | Request::DrainStatus { .. } => {}
+        request => trial(request),
     }
 }
 

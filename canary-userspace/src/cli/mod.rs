@@ -3,6 +3,7 @@
 mod commands;
 mod percent;
 mod show;
+mod trial;
 
 use std::{io::Write as _, num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -71,6 +72,53 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bring the canary in by steps, decided by evidence
+    #[command(subcommand)]
+    Rollout(trial::Rollout),
+    /// Why the rollout holds, went on or went back, with the numbers
+    Explain {
+        service: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Every transition of the service's rollouts, with its evidence
+    History {
+        service: String,
+        /// The latest so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[arg(long)]
+        json: bool,
+    },
+    /// How long a rollout would take, and how fast it would find failures
+    Plan {
+        service: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge recorded counters: what would have been decided, and when
+    Replay {
+        /// As the daemon writes them, STATE_DIR/looks/SERVICE.jsonl
+        file: PathBuf,
+        /// A configuration whose service's [evidence] holds instead of the defaults
+        #[arg(long, requires = "service")]
+        config: Option<PathBuf>,
+        /// Its service
+        #[arg(long, requires = "config")]
+        service: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which clients go first, or never
+    Steer(trial::SteerArguments),
+    /// Let clients go by the split again
+    Unsteer {
+        service: String,
+        /// A network, an address, or @FILE with one a line
+        clients: String,
+    },
+    /// Rehearse: make the canary fail, and see that it is found out
+    Drill(trial::DrillArguments),
     /// No new connections to a backend or track; those that exist finish
     Drain {
         service: String,
@@ -207,6 +255,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Weight { service, percent, json } => {
             commands::weight(&client, &service, percent.as_deref(), json)
         }
+        Command::Rollout(order) => trial::rollout(&client, order),
+        Command::Explain { service, json } => trial::explain(&client, &service, json),
+        Command::History { service, limit, json } => trial::history(&client, &service, limit, json),
+        Command::Plan { service, json } => trial::plan(&client, &service, json),
+        Command::Replay { file, config, service, json } => {
+            trial::replay(&file, config.as_deref().zip(service.as_deref()), json)
+        }
+        Command::Steer(arguments) => trial::steer(&client, &arguments),
+        Command::Unsteer { service, clients } => trial::unsteer(&client, &service, &clients),
+        Command::Drill(arguments) => trial::drill(&client, &arguments),
         Command::Drain { service, target, wait, timeout, undo } => {
             let wait = wait.then_some(timeout);
             commands::drain(&client, &service, &target, wait, undo)

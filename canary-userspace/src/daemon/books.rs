@@ -12,7 +12,7 @@ use std::{
 use canary_common::{Backend, Cell, Latencies, SharedCell};
 
 use super::store::{SavedBook, SavedTimes};
-use crate::{api::types::Counters, controller::Tally, plan::Observed};
+use crate::{api::types::Counters, plan::Observed};
 
 /// A backend of a service, by name.
 pub(super) type Key = (String, SocketAddr);
@@ -111,8 +111,7 @@ impl Books {
                 backend: backend.to_string(),
                 cells: book.cells.clone(),
                 base: numbers(&book.base),
-                times: [&book.base_times.handshake, &book.base_times.first_byte]
-                    .map(SavedTimes::of),
+                times: SavedTimes::both(&book.base_times),
             })
             .collect()
     }
@@ -121,9 +120,7 @@ impl Books {
     pub(super) fn restore(saved: &[SavedBook]) -> Self {
         let book = |saved: &SavedBook| {
             let key = (saved.service.clone(), saved.backend.parse().ok()?);
-            let [handshake, first_byte] = &saved.times;
-            let base_times =
-                Latencies { handshake: handshake.histogram(), first_byte: first_byte.histogram() };
+            let base_times = SavedTimes::latencies(&saved.times);
             let base = from_numbers(&saved.base);
             Some((key, Book { base, base_times, cells: saved.cells.clone() }))
         };
@@ -134,14 +131,6 @@ impl Books {
 pub(super) fn add(sum: &mut Counts, counts: &Counts) {
     sum.0.add(&counts.0);
     sum.1.add(&counts.1);
-}
-
-/// One connection, one failure: the program books each flow as bad once.
-pub(super) fn tally((cell, shared): &Counts) -> Tally {
-    Tally {
-        connections: cell.connections,
-        bad: cell.refused + cell.resets_backend + shared.handshake_timeouts,
-    }
 }
 
 pub(super) fn counters((cell, shared): &Counts, active: u64) -> Counters {
@@ -180,18 +169,20 @@ pub(super) fn counters((cell, shared): &Counts, active: u64) -> Counters {
         tls_alerts_backend: cell.tls_alerts_backend,
         tls_alerts_client: cell.tls_alerts_client,
         idle_cuts: shared.idle_cuts,
+        // Not of one cell: the caller knows which are.
+        steered: 0,
     }
 }
 
 /// By name, so that an upgrade may add some.
-fn numbers((cell, shared): &Counts) -> BTreeMap<String, u64> {
+pub(super) fn numbers((cell, shared): &Counts) -> BTreeMap<String, u64> {
     let cell = Cell::NAMES.iter().zip(cell.values());
     let shared = SharedCell::NAMES.iter().zip(shared.values());
     let counted = cell.chain(shared).filter(|(_, value)| *value > 0);
     counted.map(|(name, value)| ((*name).to_owned(), value)).collect()
 }
 
-fn from_numbers(numbers: &BTreeMap<String, u64>) -> Counts {
+pub(super) fn from_numbers(numbers: &BTreeMap<String, u64>) -> Counts {
     let mut counts = Counts::default();
     for (name, value) in numbers {
         let (cell, shared) = &mut counts;

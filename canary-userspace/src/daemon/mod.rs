@@ -3,6 +3,9 @@
 
 mod books;
 mod follow;
+mod journal;
+mod ledger;
+mod promotion;
 mod reload;
 mod requests;
 mod scan;
@@ -10,6 +13,7 @@ mod state;
 mod status;
 mod store;
 mod tick;
+mod trial;
 
 use std::{path::Path, time::Duration};
 
@@ -101,6 +105,7 @@ async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>)
             _ = tick.tick() => daemon.tick(),
             () = daemon.followers.ready() => daemon.followers.pass_on(),
             () = daemon.resolver.changed() => daemon.resolve_again().await,
+            Some(news) = daemon.inbox.next() => daemon.heard(&news),
             _ = refresh.tick() => daemon.refresh_neighbours().await,
             _ = textfile.tick() => write_textfile(daemon),
             _ = hangup.recv() => {

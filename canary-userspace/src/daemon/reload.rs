@@ -2,10 +2,14 @@
 
 use canary_common::Split;
 
-use super::state::{Daemon, Runtime};
+use super::{
+    promotion::{self, Promoted, Standing},
+    state::{Daemon, Runtime},
+};
 use crate::{
     api::{request::Refusal, types::Reloaded},
     config::{self, Config},
+    rollout,
 };
 
 impl Daemon {
@@ -24,8 +28,9 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self) -> Result<Reloaded, Refusal> {
-        let new = config::load(&self.path).map_err(|e| Refusal::bad_request(e.to_string()))?;
+        let mut new = config::load(&self.path).map_err(|e| Refusal::bad_request(e.to_string()))?;
         needs_restart(&self.config, &new)?;
+        let promoted = self.accept(&mut new)?;
         let changes = changes(&self.config, &new);
         let added: Vec<_> = new
             .interfaces
@@ -37,6 +42,11 @@ impl Daemon {
         let old = std::mem::replace(&mut self.config, new);
         let runtime = self.runtime.clone();
         self.follow(&old);
+        for (name, promoted) in promoted {
+            if let Some(runtime) = self.runtime.get_mut(&name) {
+                runtime.promoted = promoted;
+            }
+        }
         // Backends that are new have no next hop yet.
         self.resolve_again().await;
         if let Err(error) = self.apply() {
@@ -53,8 +63,55 @@ impl Daemon {
             .cloned()
             .collect();
         self.detach_all(&removed);
+        self.rollouts_follow();
+        if let Err(error) = self.follow_steering() {
+            tracing::error!("steering clients: {error:#}");
+        }
         self.save();
         Ok(Reloaded { changes })
+    }
+
+    /// Whether rollouts allow this configuration; where a canary was promoted
+    /// its tracks are swapped, as long as the file does not have it so itself.
+    fn accept(&self, new: &mut Config) -> Result<Vec<(String, Option<Promoted>)>, Refusal> {
+        let mut promotions = Vec::new();
+        for service in &mut new.services {
+            let Some(runtime) = self.runtime.get(&service.name) else { continue };
+            let name = service.name.clone();
+            let refused =
+                |why: String| Refusal::conflict(format!("{name}: {why}; nothing was changed"));
+            let promoted = runtime.promoted.clone();
+            let standing = promoted.as_ref().map(|promoted| promoted.standing(service));
+            match (standing, &promoted) {
+                (Some(Standing::Contradicts), Some(promoted)) => {
+                    return Err(refused(format!(
+                        "its canary was promoted and serves now: write stable = [{}], or go back \
+                         with `canary rollout undo {}` first",
+                        promoted.new_stable(),
+                        name
+                    )));
+                }
+                (Some(Standing::Swapped), _) => {
+                    promotion::swap(service);
+                    promotions.push((name.clone(), promoted));
+                }
+                _ => promotions.push((name.clone(), None)),
+            }
+            let former = self.config.services.iter().find(|s| s.name == service.name);
+            if former.is_some_and(|former| concerns_rollout(former, service)) {
+                rollout::accepts_new_configuration(&runtime.rollout)
+                    .map_err(|refusal| refused(refusal.to_string()))?;
+            }
+        }
+        for former in &self.config.services {
+            let stays = new.services.iter().any(|s| s.name == former.name);
+            if !stays && let Some(runtime) = self.runtime.get(&former.name) {
+                rollout::accepts_new_configuration(&runtime.rollout).map_err(|refusal| {
+                    Refusal::conflict(format!("{}: {refusal}; nothing was changed", former.name))
+                })?;
+            }
+        }
+        Ok(promotions)
     }
 
     fn attach_all(&mut self, interfaces: &[String]) -> Result<(), Refusal> {
@@ -102,6 +159,12 @@ impl Daemon {
             runtime.drained.retain(|address| known.contains(address));
         }
     }
+}
+
+/// Whether what a rollout rests on is another.
+fn concerns_rollout(former: &config::Service, new: &config::Service) -> bool {
+    (&former.stable, &former.canary, &former.rollout, &former.evidence)
+        != (&new.stable, &new.canary, &new.rollout, &new.evidence)
 }
 
 /// Keys that are read at start only.

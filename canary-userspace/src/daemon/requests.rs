@@ -17,7 +17,33 @@ use crate::{
         types::{DrainStatus, FlowInfo, Flows, FollowedFlow, Weight, Where},
     },
     config::{self, Affinity},
+    rollout::{Command, Event},
 };
+
+/// Why a new flow gets its track.
+fn chosen(answer: &WhereAnswer, split: Split, hash: f64, track: Track) -> String {
+    let name = track.name();
+    let steered = Track::ALL.into_iter().find(|track| answer.steered == 1 + *track as u32);
+    if let Some(steered) = steered {
+        let other = match answer.guarded {
+            1 => ", but the guard keeps new flows from the canary: stable",
+            _ if steered != track => ", but it has no backend for new flows: the other track",
+            _ => "",
+        };
+        return format!("its client is steered to {}{other}", steered.name());
+    }
+    let wanted = split.takes(answer.split_hash);
+    let side = if wanted { "below" } else { "not below" };
+    let other = match (wanted, track) {
+        (true, Track::Stable) if answer.guarded == 1 => {
+            " (the guard keeps new flows from the canary)"
+        }
+        (true, Track::Stable) => " (the canary has no backend for new flows)",
+        (false, Track::Canary) => " (stable has no backend for new flows)",
+        _ => "",
+    };
+    format!("its hash {hash:.6} is {side} the split {:.6}, so {name}{other}", split.fraction())
+}
 
 impl Daemon {
     pub(super) async fn handle(&mut self, request: Request) -> Flow {
@@ -46,6 +72,33 @@ impl Daemon {
             }
             Request::Follow { service, filter, one_in, reply } => {
                 reply.send(self.follow_flows(&service, filter, one_in)).ok();
+            }
+            Request::Rollout { service, command, by, reply } => {
+                reply.send(self.command(&service, &command, by)).ok();
+            }
+            Request::Explain { service, reply } => {
+                reply.send(self.explanation(&service)).ok();
+            }
+            Request::History { service, limit, reply } => {
+                reply.send(self.history(&service, limit)).ok();
+            }
+            Request::Plan { service, reply } => {
+                reply.send(self.forecast(&service)).ok();
+            }
+            Request::Steer { service, steer, by, reply } => {
+                reply.send(self.steer(&service, &steer, by)).ok();
+            }
+            Request::Steered { service, limit, reply } => {
+                reply.send(self.steered(&service, limit)).ok();
+            }
+            Request::StartDrill { service, drill, by, reply } => {
+                reply.send(self.start_drill(&service, drill, by)).ok();
+            }
+            Request::EndDrill { service, by, reply } => {
+                reply.send(self.end_drill(&service, by)).ok();
+            }
+            Request::Drill { service, reply } => {
+                reply.send(self.drill_report(&service)).ok();
             }
             Request::Reload { by, reply } => {
                 tracing::info!("reload asked for by {by}");
@@ -79,11 +132,18 @@ impl Daemon {
                 "{name} has no canary backend that takes new connections; add one, or undo a drain"
             )));
         }
+        self.drive(&service, &Event::Command(Command::SetWeight, by.to_string()))?;
         let before = self.runtime.get(name).cloned();
         let runtime = self.runtime.entry(name.to_owned()).or_default();
+        if runtime.split == Split::NONE {
+            // A new trial.
+            runtime.ledger.begin();
+        }
         runtime.split = split;
         runtime.rolled_back = None;
         self.commit(name, before)?;
+        self.trial(name).judgement = None;
+        self.guard_by_hand(&service);
         tracing::info!("{name}: split set to {} % by {by}", split.fraction() * 100.0);
         self.weight(name)
     }
@@ -224,18 +284,10 @@ impl Daemon {
                 format!("pinned to {address} since its first packet ({state})")
             }
             (Some((track, address)), _) => {
-                let wanted = split.takes(answer.split_hash);
-                let side = if wanted { "below" } else { "not below" };
-                let other = match (wanted, track) {
-                    (true, Track::Stable) => " (the canary has no backend for new flows)",
-                    (false, Track::Canary) => " (stable has no backend for new flows)",
-                    _ => "",
-                };
                 let slot = answer.slot;
                 format!(
-                    "a new flow: its hash {hash:.6} is {side} the split {:.6}, so {}{other}; slot {slot} of that track's table is {address}",
-                    split.fraction(),
-                    track.name()
+                    "a new flow: {}; slot {slot} of that track's table is {address}",
+                    chosen(answer, split, hash, *track)
                 )
             }
             (None, _) if answer.reason == Reason::Collision as u32 => {

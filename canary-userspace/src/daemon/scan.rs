@@ -54,6 +54,8 @@ pub(super) struct Scan {
     next: u32,
     passing: Pins,
     pub(super) last: Pins,
+    /// Whole passes so far.
+    pub(super) passes: u64,
 }
 
 impl Scan {
@@ -75,6 +77,7 @@ impl Scan {
         }
         self.next = 0;
         self.last = std::mem::take(&mut self.passing);
+        self.passes += 1;
         true
     }
 

@@ -13,34 +13,83 @@ use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 use super::{
     books::Books,
     follow::Followers,
+    ledger::Ledger,
+    promotion::{self, Promoted, Standing},
     scan::{Pins, Scan},
-    store::{Found, Saved, SavedService, Store},
+    store::{Found, Saved, SavedService, SavedTrial, Store},
+    trial::{Inbox, Steered, Trial},
 };
 use crate::{
     config::{self, Config},
     dataplane::{Dataplane, DataplaneError, OpenOptions},
     netlink::{Resolution, Resolver},
     plan::{self, Desired, DesiredService, Hop, Observed},
-    recent::Recent,
+    rollout,
 };
 
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
 
 /// What was said to the daemon about a service, or decided by it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Runtime {
     pub(super) split: Split,
     pub(super) drained: BTreeSet<SocketAddr>,
     pub(super) file_weight: f64,
     pub(super) rolled_back: Option<String>,
     pub(super) rollbacks: u64,
+    /// The file has the tracks the other way round.
+    pub(super) promoted: Option<Promoted>,
+    /// What both versions did in the present trial.
+    pub(super) ledger: Ledger,
+    pub(super) rollout: rollout::State,
+    /// Of stable's, those that the rollout takes out of use.
+    pub(super) retiring: BTreeSet<SocketAddr>,
+    /// Who goes first follows from it; 0 is the plain hash.
+    pub(super) salt: u32,
+    /// What the operator said when it began.
+    pub(super) asked_salt: Option<String>,
+    /// Flows of the canary of another one are reset.
+    pub(super) generation: u8,
+    /// Another number begins a new epoch, also at the same split.
+    pub(super) epoch: u64,
+    /// New flows that the guard sent to stable, as far as they are booked.
+    pub(super) diverted: u64,
+    /// Who has a track of their own.
+    pub(super) steered: Steered,
+    /// When the rollout began, in seconds since 1970.
+    pub(super) began: f64,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            split: Split::NONE,
+            drained: BTreeSet::new(),
+            file_weight: 0.0,
+            rolled_back: None,
+            rollbacks: 0,
+            promoted: None,
+            ledger: Ledger::default(),
+            rollout: rollout::State::default(),
+            retiring: BTreeSet::new(),
+            salt: 0,
+            asked_salt: None,
+            // 0 is no generation: flows of it could never be reset.
+            generation: 1,
+            epoch: 0,
+            diverted: 0,
+            steered: Steered::new(),
+            began: 0.0,
+        }
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) path: PathBuf,
+    /// As the file has it, but for promoted canaries: those are stable.
     pub(super) config: Config,
     pub(super) plane: Option<Dataplane>,
     pub(super) observed: Observed,
@@ -53,15 +102,20 @@ pub(super) struct Daemon {
     pub(super) followers: Followers,
     /// Cells that nothing was born into since before the pass under way.
     pub(super) retired: BTreeSet<u16>,
-    pub(super) recent: BTreeMap<String, Recent>,
+    pub(super) trials: BTreeMap<String, Trial>,
+    pub(super) inbox: Inbox,
+    /// Something was said that the maps do not have yet.
+    pub(super) to_apply: bool,
     pub(super) store: Store,
     /// Seconds since 1970.
     pub(super) started: f64,
     last_save: Option<Saved>,
+    /// Why the state on the disk is an old one.
+    pub(super) unsaved: Option<String>,
 }
 
 impl Daemon {
-    pub(super) async fn start(path: &Path, config: Config) -> Result<Self> {
+    pub(super) async fn start(path: &Path, mut config: Config) -> Result<Self> {
         let store = Store::open(&config.state_dir)?;
         let options = OpenOptions {
             bpffs: config.bpffs.clone(),
@@ -81,6 +135,7 @@ impl Daemon {
                 (Saved::default(), true)
             }
         };
+        let promoted = as_promoted(&mut config, &saved, plane.adopted())?;
         // Cells are of the maps: with new maps there are none.
         let books = if plane.adopted() { Books::restore(&saved.books) } else { Books::default() };
         observed.cells = books.cells();
@@ -103,24 +158,31 @@ impl Daemon {
             scan: Scan::default(),
             followers,
             retired: BTreeSet::new(),
-            recent: BTreeMap::new(),
+            trials: BTreeMap::new(),
+            inbox: Inbox::default(),
+            to_apply: false,
             store,
             started: started.as_secs_f64(),
             last_save: None,
+            unsaved: None,
             config,
         };
-        daemon.recall(&saved, damaged);
+        daemon.recall(&saved, damaged, &promoted);
+        let away = daemon.store.away();
         daemon.resolve_first().await;
         if let Err(error) = daemon.set_up() {
             daemon.forget_new_maps();
             return Err(error);
         }
         daemon.save();
+        daemon.take_up_rollouts(away);
         Ok(daemon)
     }
 
     fn set_up(&mut self) -> Result<()> {
+        self.recall_steering();
         self.apply().context("setting up the data plane")?;
+        self.write_steering().context("steering clients")?;
         for interface in self.config.interfaces.clone() {
             self.attach(&interface)?;
         }
@@ -138,7 +200,8 @@ impl Daemon {
 
     /// Splits and drains as they were. What the maps hold counts most: it is
     /// what traffic meets.
-    fn recall(&mut self, saved: &Saved, damaged: bool) {
+    fn recall(&mut self, saved: &Saved, damaged: bool, promoted: &BTreeMap<String, Promoted>) {
+        let adopted = self.plane.as_ref().is_some_and(Dataplane::adopted);
         for service in &self.config.services {
             let in_force = self
                 .observed
@@ -167,6 +230,10 @@ impl Daemon {
                 file_weight: service.weight,
                 rolled_back: why.filter(|_| !rewritten),
                 rollbacks: earlier.map_or(0, |e| e.rollbacks),
+                promoted: promoted.get(&service.name).cloned(),
+                ledger: earlier
+                    .map_or_else(Ledger::default, |e| Ledger::restore(&e.ledger, adopted)),
+                ..earlier.map_or_else(Runtime::default, |e| e.trial.runtime())
             };
             self.runtime.insert(service.name.clone(), runtime);
         }
@@ -193,11 +260,11 @@ impl Daemon {
             DesiredService {
                 config: service.clone(),
                 split: runtime.split,
-                drained: runtime.drained,
-                salt: 0,
-                generation: 0,
-                steered: false,
-                epoch: 0,
+                drained: runtime.drained.union(&runtime.retiring).copied().collect(),
+                salt: runtime.salt,
+                generation: runtime.generation,
+                epoch: runtime.epoch,
+                steered: !runtime.steered.is_empty(),
             }
         });
         Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
@@ -221,21 +288,9 @@ impl Daemon {
             self.observed = before.uncertain(&self.observed);
             return Err(error.into());
         }
-        self.begin_epochs(&planned.writes);
+        self.enter_epochs();
         self.renew_followers();
         Ok(())
-    }
-
-    /// What was seen under another split says nothing of this one.
-    fn begin_epochs(&mut self, writes: &[plan::Write]) {
-        for service in &self.config.services {
-            let protocol = plan::protocol_number(service.protocol);
-            let number = self.observed.service_number(service.listen, protocol);
-            let begins = |write: &plan::Write| matches!(write, plan::Write::Weights { service, .. } if Some(*service) == number);
-            if writes.iter().any(begins) {
-                self.recent.remove(&service.name);
-            }
-        }
     }
 
     /// After a change that failed and was taken back.
@@ -244,6 +299,31 @@ impl Daemon {
             && let Err(error) = self.apply()
         {
             tracing::error!("going back to what was: {error:#}; trying again");
+        }
+    }
+
+    /// Flows that are born now are booked under the split in force.
+    fn enter_epochs(&mut self) {
+        for service in &self.config.services {
+            let protocol = plan::protocol_number(service.protocol);
+            let number = self.observed.service_number(service.listen, protocol);
+            let record = number.and_then(|number| self.observed.services.get(&number));
+            let (Some(number), Some(record), Some(runtime)) =
+                (number, record, self.runtime.get_mut(&service.name))
+            else {
+                continue;
+            };
+            let weights = WeightTable::unpack(record.weights);
+            for track in Track::ALL {
+                for backend in backends(service, track) {
+                    let found = self.observed.backend_number(number, backend.address);
+                    let found = found.and_then(|found| self.observed.backends.get(&found));
+                    if let Some(record) = found {
+                        let cell = record.cells[usize::from(weights.parity)];
+                        runtime.ledger.enter(weights.split, track, cell);
+                    }
+                }
+            }
         }
     }
 
@@ -343,18 +423,65 @@ impl Daemon {
                 file_weight: runtime.file_weight,
                 rolled_back: runtime.rolled_back.clone(),
                 rollbacks: runtime.rollbacks,
+                promoted: runtime.promoted.clone(),
+                ledger: runtime.ledger.save(),
+                trial: SavedTrial::of(runtime),
             };
             (name.clone(), saved)
         });
         let saved = Saved { services: services.collect(), books: self.books.save() };
         if self.last_save.as_ref() == Some(&saved) {
+            self.unsaved = None;
             return;
         }
         match self.store.save(&saved) {
-            Ok(()) => self.last_save = Some(saved),
-            Err(error) => tracing::warn!("{error}; a restart would not know of the last changes"),
+            Ok(()) => {
+                self.last_save = Some(saved);
+                self.unsaved = None;
+            }
+            Err(error) => {
+                let unsaved = format!("{error}; a restart would not know of the last changes");
+                tracing::warn!("{unsaved}");
+                self.unsaved = Some(unsaved);
+            }
         }
     }
+}
+
+/// Swaps the tracks of services whose canary was promoted, as long as the file
+/// does not say it itself; which they are.
+///
+/// # Errors
+/// A file that names neither, while the kernel still sends traffic to that
+/// version. Without that the file is all there is.
+fn as_promoted(
+    config: &mut Config,
+    saved: &Saved,
+    carries_traffic: bool,
+) -> Result<BTreeMap<String, Promoted>> {
+    let mut all = BTreeMap::new();
+    for service in &mut config.services {
+        let earlier = saved.services.get(&service.name);
+        let Some(promoted) = earlier.and_then(|e| e.promoted.clone()) else { continue };
+        match promoted.standing(service) {
+            Standing::Followed => {}
+            Standing::Swapped => {
+                promotion::swap(service);
+                all.insert(service.name.clone(), promoted);
+            }
+            Standing::Contradicts => {
+                let words = format!(
+                    "{}: its canary was promoted and serves now, but the configuration calls \
+                     other backends stable; write stable = [{}] (traffic goes on meanwhile)",
+                    service.name,
+                    promoted.new_stable()
+                );
+                anyhow::ensure!(!carries_traffic, words);
+                tracing::warn!("{words}");
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A track's backends.

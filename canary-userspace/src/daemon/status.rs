@@ -13,12 +13,15 @@ use crate::{
     api::{
         request::Refusal,
         types::{
-            Attached, BackendStatus, DataPlane, FlowTableStatus, RolloutStatus, ServiceStatus,
-            SplitStatus, Status, Times, TrackStatus, Verdict,
+            Attached, BackendStatus, Counters, DataPlane, FlowTableStatus, RolloutStatus,
+            ServiceStatus, SplitStatus, Status, Times, TrackStatus, Verdict,
         },
     },
-    config, metrics,
+    config,
+    dataplane::DataplaneError,
+    metrics,
     plan::protocol_number,
+    rollout::Stage,
 };
 
 impl Daemon {
@@ -78,7 +81,7 @@ impl Daemon {
             let why = runtime.rolled_back.as_ref()?;
             Some(format!("{name}: the canary was taken out: {why}"))
         });
-        unresolved.chain(rolled_back).collect()
+        unresolved.chain(rolled_back).chain(self.unsaved.clone()).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {
@@ -113,26 +116,41 @@ impl Daemon {
             }
             tracks.push(TrackStatus { name: track.name().to_owned(), backends: shown });
         }
-        let runtime = self.runtime.get(&service.name).cloned().unwrap_or_default();
-        let (phase, reason) = match &runtime.rolled_back {
-            Some(why) if canary_active > 0 => {
-                ("rolling-back", format!("{why}; {canary_active} connections still drain"))
-            }
-            Some(why) => ("idle", format!("rolled back: {why}")),
-            None => ("idle", "the split is set by hand".to_owned()),
-        };
+        let configured = self.split(&service.name).fraction();
+        let guard = self.guard_status(service);
         Ok(ServiceStatus {
             name: service.name.clone(),
             listen: service.listen.to_string(),
             protocol: service.protocol.name().to_owned(),
             split: SplitStatus {
-                configured: runtime.split.fraction(),
+                configured,
                 actual: (born > 0).then(|| canary.0.connections as f64 / born as f64),
-                guard: "off".to_owned(),
+                guard: guard.status.clone(),
             },
-            rollout: RolloutStatus { phase: phase.to_owned(), step: 0, steps: 0, reason },
+            guard,
+            rollout: self.shown_rollout(service, canary_active),
             tracks,
         })
+    }
+
+    /// A rollout as it stands; between two of them what a person set.
+    fn shown_rollout(&self, service: &config::Service, canary_active: u64) -> RolloutStatus {
+        let status = self.rollout_status(service);
+        let Some(runtime) = self.runtime.get(&service.name) else { return status };
+        if runtime.rollout.stage != Stage::Idle {
+            return status;
+        }
+        let (phase, reason) = match &runtime.rolled_back {
+            Some(why) if canary_active > 0 => {
+                ("rolling-back", format!("{why}; {canary_active} connections still drain"))
+            }
+            Some(why) => ("idle", format!("rolled back: {why}")),
+            None if runtime.split == Split::NONE && runtime.rollout.ended.is_some() => {
+                return status;
+            }
+            None => ("idle", "the split is set by hand".to_owned()),
+        };
+        RolloutStatus { phase: phase.to_owned(), reason, ..status }
     }
 
     fn backend_status(
@@ -146,10 +164,11 @@ impl Daemon {
         let key = (service.name.clone(), backend.address);
         let total = self.total(&key).map_err(Refusal::internal)?;
         let times = self.times(&key);
-        let drained = self
-            .runtime
-            .get(&service.name)
-            .is_some_and(|runtime| runtime.drained.contains(&backend.address));
+        let steered = self.steered_connections(service, backend).map_err(Refusal::internal)?;
+        let drained = self.runtime.get(&service.name).is_some_and(|runtime| {
+            runtime.drained.contains(&backend.address)
+                || runtime.retiring.contains(&backend.address)
+        });
         let state = match (drained || backend.weight == 0, active) {
             (true, 0) => "drained",
             (true, _) => "draining",
@@ -160,10 +179,24 @@ impl Daemon {
             address: backend.address.to_string(),
             state: state.to_owned(),
             weight: backend.weight,
-            counters: books::counters(&total, active),
+            counters: Counters { steered, ..books::counters(&total, active) },
             handshake_seconds: Times::of(&times.handshake),
             first_byte_seconds: Times::of(&times.first_byte),
         })
+    }
+
+    /// Flows that were steered to a backend, since its cell for them is there.
+    fn steered_connections(
+        &self,
+        service: &config::Service,
+        backend: &config::Backend,
+    ) -> Result<u64, DataplaneError> {
+        let number = self.backend_number(service, backend);
+        let record = number.and_then(|number| self.observed.backends.get(&number));
+        match record.map_or(0, |record| record.steered_cell) {
+            0 => Ok(0),
+            cell => Ok(self.lived(cell)?.counts.0.connections),
+        }
     }
 
     fn is_unresolved(&self, address: IpAddr) -> bool {

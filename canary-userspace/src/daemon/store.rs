@@ -7,10 +7,14 @@ use std::{
     io::{ErrorKind, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
-use canary_common::Histogram;
+use canary_common::{Histogram, Latencies};
 use serde::{Deserialize, Serialize};
+
+use super::{ledger::SavedLedger, promotion::Promoted, state::Runtime};
+use crate::rollout;
 
 /// The file's content.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,64 @@ pub(super) struct SavedService {
     /// Why the canary was taken out, if it was.
     pub(super) rolled_back: Option<String>,
     pub(super) rollbacks: u64,
+    #[serde(default)]
+    pub(super) promoted: Option<Promoted>,
+    #[serde(default)]
+    pub(super) ledger: SavedLedger,
+    #[serde(default)]
+    pub(super) trial: SavedTrial,
+}
+
+/// A rollout, and what the data plane was told for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct SavedTrial {
+    rollout: rollout::State,
+    retiring: BTreeSet<SocketAddr>,
+    salt: u32,
+    asked_salt: Option<String>,
+    generation: u8,
+    epoch: u64,
+    diverted: u64,
+    began: f64,
+}
+
+impl Default for SavedTrial {
+    fn default() -> Self {
+        Self::of(&Runtime::default())
+    }
+}
+
+impl SavedTrial {
+    pub(super) fn of(runtime: &Runtime) -> Self {
+        Self {
+            rollout: runtime.rollout.clone(),
+            retiring: runtime.retiring.clone(),
+            salt: runtime.salt,
+            asked_salt: runtime.asked_salt.clone(),
+            generation: runtime.generation,
+            epoch: runtime.epoch,
+            diverted: runtime.diverted,
+            began: runtime.began,
+        }
+    }
+
+    /// The inverse; the rest is as it is at first.
+    pub(super) fn runtime(&self) -> Runtime {
+        let Self { rollout, retiring, salt, asked_salt, generation, epoch, diverted, began } =
+            self.clone();
+        Runtime {
+            rollout,
+            retiring,
+            salt,
+            asked_salt,
+            generation,
+            epoch,
+            diverted,
+            began,
+            ..Runtime::default()
+        }
+    }
 }
 
 /// A backend's counters up to its living cells.
@@ -51,12 +113,22 @@ pub(super) struct SavedTimes {
 }
 
 impl SavedTimes {
-    pub(super) fn of(histogram: &Histogram) -> Self {
+    /// Of handshakes and of first bytes.
+    pub(super) fn both(times: &Latencies) -> [Self; 2] {
+        [&times.handshake, &times.first_byte].map(Self::of)
+    }
+
+    /// The inverse.
+    pub(super) fn latencies([handshake, first_byte]: &[Self; 2]) -> Latencies {
+        Latencies { handshake: handshake.histogram(), first_byte: first_byte.histogram() }
+    }
+
+    fn of(histogram: &Histogram) -> Self {
         let counts = histogram.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0);
         Self { sum: histogram.sum, counts: counts.collect() }
     }
 
-    pub(super) fn histogram(&self) -> Histogram {
+    fn histogram(&self) -> Histogram {
         let mut histogram = Histogram { sum: self.sum, ..Histogram::default() };
         for (bucket, count) in &self.counts {
             if let Some(place) = histogram.counts.get_mut(*bucket) {
@@ -126,10 +198,20 @@ impl Store {
         match fs::read(self.file()) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(saved) => Found::Saved(saved),
-                Err(error) => Found::Damaged(format!("{}: {error}", self.file().display())),
+                Err(error) => Found::Damaged(self.keep_damaged(&error)),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Found::Nothing,
             Err(error) => Found::Damaged(format!("{}: {error}", self.file().display())),
+        }
+    }
+
+    /// A copy for people, as the next save takes its place. Until then it stays:
+    /// one that dies before is followed by one that finds the same.
+    fn keep_damaged(&self, why: &serde_json::Error) -> String {
+        let (file, copy) = (self.file(), self.directory.join("state.json.damaged"));
+        match fs::copy(&file, &copy) {
+            Ok(_) => format!("{}, kept as {}: {why}", file.display(), copy.display()),
+            Err(_) => format!("{}: {why}", file.display()),
         }
     }
 
@@ -149,6 +231,24 @@ impl Store {
         })
     }
 
+    /// A sign of life; no more than a file's time.
+    pub(super) fn breathe(&self) {
+        let path = self.alive();
+        let file = File::options().create(true).truncate(false).write(true).open(path);
+        // A full disk says so when the state is written.
+        file.and_then(|file| file.set_modified(SystemTime::now())).ok();
+    }
+
+    /// How long nobody gave one; very long where nobody ever did.
+    pub(super) fn away(&self) -> Duration {
+        let last = fs::metadata(self.alive()).and_then(|file| file.modified());
+        last.map_or(Duration::MAX, |last| last.elapsed().unwrap_or_default())
+    }
+
+    fn alive(&self) -> PathBuf {
+        self.directory.join("alive")
+    }
+
     fn file(&self) -> PathBuf {
         self.directory.join("state.json")
     }
@@ -157,6 +257,22 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_kept() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = std::env::temp_dir().join(format!("canary-torn-{}", std::process::id()));
+        let store = Store::open(&directory)?;
+        fs::write(store.file(), "{\"services\": {")?;
+        for _ in 0..2 {
+            let Found::Damaged(why) = store.load() else { return Err("it is read".into()) };
+            assert!(why.contains("state.json.damaged"), "{why}");
+        }
+        store.save(&Saved::default())?;
+        assert!(matches!(store.load(), Found::Saved(_)));
+        assert_eq!(fs::read(directory.join("state.json.damaged"))?, b"{\"services\": {");
+        fs::remove_dir_all(&directory)?;
+        Ok(())
+    }
 
     #[test]
     fn a_directory_has_one_daemon() -> Result<(), StoreError> {

@@ -1,26 +1,17 @@
 //! What the daemon does by itself, four times a second: mend what failed, pass
 //! over a slice of the flow table, look whether a canary has to be taken out.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use canary_common::{Latencies, Split, Track, WeightTable};
 
 use super::{
-    books::{self, Counts, Key},
+    books::Key,
+    ledger::Lived,
     state::{Daemon, backends},
 };
-use crate::{
-    config,
-    controller::{self, Decision, Tally},
-    dataplane::DataplaneError,
-    plan,
-};
-
-/// The latest connections that are judged by themselves, in multiples of
-/// `rollback.min_connections`: enough that a few chance failures among them
-/// stay below the allowed excess.
-const RECENT_FACTOR: u64 = 10;
+use crate::config;
 
 impl Daemon {
     /// Every 250 ms.
@@ -32,6 +23,7 @@ impl Daemon {
             plane.flush_log();
         }
         self.tell_who_follows();
+        self.store.breathe();
     }
 
     fn look(&mut self) -> Result<()> {
@@ -45,11 +37,9 @@ impl Daemon {
         if self.scan.step(&table, now, &mut |flow| followers.ended(flow)) {
             self.plane()?.reset_overflow_mark();
             self.fold()?;
+            self.forget_expired();
         }
-        for service in self.config.services.clone() {
-            self.control(&service)?;
-        }
-        Ok(())
+        self.look_at_trials()
     }
 
     /// Closes the books on cells without flows. Only on those that nothing was
@@ -60,6 +50,12 @@ impl Daemon {
         let over: BTreeSet<u16> = self.retired.difference(living).copied().collect();
         let plane = self.plane.as_ref().context("detached")?;
         let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
+        for cell in over.intersection(&self.books.retired(&self.observed)) {
+            let lived = Lived { counts: read(*cell)?, times: times(*cell) };
+            for runtime in self.runtime.values_mut() {
+                runtime.ledger.close(*cell, || lived);
+            }
+        }
         let folded = self.books.fold(&mut self.observed, &over, read, times)?;
         // Of flows from before a daemon whose state was lost.
         let booked = self.books.cells();
@@ -71,99 +67,36 @@ impl Daemon {
         Ok(())
     }
 
-    /// The controller's look at a service.
-    fn control(&mut self, service: &config::Service) -> Result<()> {
-        let split = self.split(&service.name);
-        if split == Split::NONE || !service.rollback.enabled {
-            return Ok(());
-        }
-        let canary = books::tally(&self.in_epoch(service, Track::Canary)?);
-        let stable = books::tally(&self.in_epoch(service, Track::Stable)?);
-        let ever = books::tally(&self.over_all(service, Track::Stable)?);
-        let before = Tally {
-            connections: ever.connections.saturating_sub(stable.connections),
-            bad: ever.bad.saturating_sub(stable.bad),
-        };
-        let stable_before = (before.connections > 0).then_some(before);
-        let whole = controller::Observation { split, canary, stable, stable_before };
-        let rules = &service.rollback;
-        let enough = rules.min_connections.saturating_mul(RECENT_FACTOR);
-        let recent = self.recent.entry(service.name.clone()).or_default();
-        let latest = recent.look(canary, stable, enough).map(|(canary, stable)| {
-            controller::Observation { split, canary, stable, stable_before }
-        });
-        for seen in [Some(whole), latest].into_iter().flatten() {
-            if let Decision::Rollback { reason, .. } =
-                controller::decide(&seen, rules, SystemTime::now())
-            {
-                return self.roll_back(&service.name, reason);
-            }
-        }
-        Ok(())
-    }
-
-    fn roll_back(&mut self, service: &str, reason: String) -> Result<()> {
+    /// Of a split that a person set.
+    pub(super) fn roll_back_by_hand(&mut self, service: &str, reason: String) -> Result<()> {
         if let Some(runtime) = self.runtime.get_mut(service) {
             tracing::warn!("{service}: rolled back: {reason}");
             runtime.split = Split::NONE;
-            runtime.rolled_back = Some(reason);
+            runtime.rolled_back = Some(reason.clone());
             runtime.rollbacks += 1;
         }
         self.apply()?;
+        self.hold_for_steered(service);
         self.save();
+        self.note_rollback_by_hand(service, reason);
         Ok(())
     }
 
-    /// What a track counted in the current epoch.
-    pub(super) fn in_epoch(
-        &mut self,
-        service: &config::Service,
-        track: Track,
-    ) -> Result<Counts, DataplaneError> {
-        let protocol = plan::protocol_number(service.protocol);
-        let number = self.observed.service_number(service.listen, protocol);
+    /// The cells that a track's new flows are booked to.
+    pub(super) fn current_cells(&self, service: &config::Service, track: Track) -> Vec<u16> {
+        let number = self.service_number(service);
         let Some(record) = number.and_then(|n| self.observed.services.get(&n)) else {
-            return Ok(Counts::default());
+            return Vec::new();
         };
         let parity = usize::from(WeightTable::unpack(record.weights).parity);
-        let cells: Vec<u16> = backends(service, track)
-            .iter()
-            .filter_map(|b| self.observed.backend_number(number?, b.address))
-            .filter_map(|n| self.observed.backends.get(&n))
-            .map(|record| record.cells[parity])
-            .collect();
-        let mut sum = Counts::default();
-        for cell in cells {
-            books::add(&mut sum, &self.plane()?.cell(cell)?);
-        }
-        Ok(sum)
-    }
-
-    fn over_all(
-        &mut self,
-        service: &config::Service,
-        track: Track,
-    ) -> Result<Counts, DataplaneError> {
-        let mut sum = Counts::default();
-        for backend in backends(service, track) {
-            let total = self.total(&(service.name.clone(), backend.address))?;
-            books::add(&mut sum, &total);
-        }
-        Ok(sum)
+        let numbers =
+            backends(service, track).iter().filter_map(|b| self.backend_number(service, b));
+        numbers.filter_map(|n| self.observed.backends.get(&n)).map(|b| b.cells[parity]).collect()
     }
 
     /// A backend's times over all epochs.
     pub(super) fn times(&self, key: &Key) -> Latencies {
         let plane = self.plane.as_ref();
         self.books.times(key, |cell| plane.map_or_else(Default::default, |p| p.latencies(cell)))
-    }
-
-    /// A backend's counts over all epochs.
-    pub(super) fn total(&mut self, key: &Key) -> Result<Counts, DataplaneError> {
-        let plane = self.plane.as_ref();
-        self.books.total(key, |cell| match plane {
-            Some(plane) => plane.cell(cell),
-            None => Ok(Counts::default()),
-        })
     }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use crate::{
     api::types::{BackendStatus, Counters, ServiceStatus, Status, Times, TrackStatus},
     config::Histograms,
+    rollout::Phase,
 };
 
 pub use textfile::write_textfile;
@@ -33,6 +34,8 @@ pub struct DaemonGauges {
 
 /// The states of `canary_backend_state`, as in [`BackendStatus::state`].
 const BACKEND_STATES: [&str; 4] = ["active", "draining", "drained", "unresolved"];
+/// The values of `SplitStatus::guard`.
+const GUARDS: [&str; 4] = ["armed", "off", "budget-spent", "dead-man"];
 /// The modes of `canary_interface_mode`, as in `Attached::mode`.
 const INTERFACE_MODES: [&str; 3] = ["native", "generic", "gone"];
 
@@ -196,6 +199,12 @@ const BACKEND_FAMILIES: &[Family] = &[
         series: &[plain(|c| c.idle_cuts)],
     },
     Family {
+        name: "canary_steered_connections_total",
+        kind: "counter",
+        help: "Those of canary_connections_total whose client was steered here.",
+        series: &[plain(|c| c.steered)],
+    },
+    Family {
         name: "canary_packets_total",
         kind: "counter",
         help: "Packets forwarded to the backend (in) and back to clients (out).",
@@ -302,12 +311,43 @@ fn services(text: &mut Text, status: &Status, up: &DaemonGauges) {
             }
         }
     }
+    trials(text, status);
     if !up.rollbacks.is_empty() {
         let name = "canary_rollbacks_total";
         text.family(name, "counter", "Times the daemon took the canary out by itself.");
         for (service, count) in &up.rollbacks {
             text.sample(name, &[("service", service)], &count.to_string());
         }
+    }
+}
+
+/// Rollouts, and the guard behind them.
+fn trials(text: &mut Text, status: &Status) {
+    if status.services.is_empty() {
+        return;
+    }
+    let phases = Phase::NAMES.map(|(name, _)| name);
+    let name = "canary_rollout_phase";
+    text.family(name, "gauge", "The rollout's phase: 1 for the one it is in, else 0.");
+    for service in &status.services {
+        let labels = [("service", service.name.as_str())];
+        text.state_set(name, &labels, "phase", &phases, &service.rollout.phase);
+    }
+    let name = "canary_rollout_step";
+    text.family(name, "gauge", "The rollout's step, from 1; 0 outside of one.");
+    for service in &status.services {
+        text.sample(name, &[("service", &service.name)], &service.rollout.step.to_string());
+    }
+    let name = "canary_guard_state";
+    text.family(name, "gauge", "The kernel's guard: 1 for the state it is in, else 0.");
+    for service in &status.services {
+        let labels = [("service", service.name.as_str())];
+        text.state_set(name, &labels, "state", &GUARDS, &service.split.guard);
+    }
+    let name = "canary_guard_diverted_total";
+    text.family(name, "counter", "New flows that the guard sent to stable, not the canary.");
+    for service in &status.services {
+        text.sample(name, &[("service", &service.name)], &service.guard.diverted.to_string());
     }
 }
 

@@ -12,7 +12,9 @@ use std::{
 use canary_common::Histogram;
 
 use super::*;
-use crate::api::types::{Attached, DataPlane, FlowTableStatus, SplitStatus, Verdict};
+use crate::api::types::{
+    Attached, DataPlane, FlowTableStatus, Guard, RolloutStatus, SplitStatus, Verdict,
+};
 
 fn backend(address: &str, state: &str, counters: Counters) -> BackendStatus {
     BackendStatus {
@@ -44,6 +46,7 @@ fn status() -> Status {
         evicted: 7,
         http_5xx: 13,
         idle_cuts: 14,
+        steered: 15,
         ..Counters::default()
     };
     let track = |name: &str, backend| TrackStatus { name: name.into(), backends: vec![backend] };
@@ -59,7 +62,9 @@ fn status() -> Status {
             name: "web".into(),
             listen: "[2001:db8::10]:80".into(),
             protocol: "tcp".into(),
-            split: SplitStatus { configured: 0.05, actual: Some(0.0502), guard: "off".into() },
+            split: SplitStatus { configured: 0.05, actual: Some(0.0502), guard: "armed".into() },
+            guard: Guard { status: "armed".into(), budget_left: Some(3), diverted: 21 },
+            rollout: RolloutStatus { phase: "baking".into(), step: 2, ..RolloutStatus::default() },
             tracks: vec![
                 track("stable", backend("[2001:db8::11]:8080", "draining", Counters::default())),
                 track("canary", backend("[2001:db8::21]:8080", "active", counters)),
@@ -103,6 +108,12 @@ fn every_value_stands_under_its_name() {
         r#"canary_split_ratio{service="web",kind="actual"} 0.0502"#,
         r#"canary_rollbacks_total{service="web"} 1"#,
         "canary_flow_events_dropped_total 3",
+        r#"canary_rollout_phase{service="web",phase="baking"} 1"#,
+        r#"canary_rollout_phase{service="web",phase="idle"} 0"#,
+        r#"canary_rollout_step{service="web"} 2"#,
+        r#"canary_guard_state{service="web",state="armed"} 1"#,
+        r#"canary_guard_state{service="web",state="dead-man"} 0"#,
+        r#"canary_guard_diverted_total{service="web"} 21"#,
         "# TYPE canary_connections_total counter",
         "# TYPE canary_active_connections gauge",
     ] {
@@ -111,6 +122,7 @@ fn every_value_stands_under_its_name() {
     for (name, label, value) in [
         ("canary_connections_total", "", "4412"),
         ("canary_active_connections", "", "37"),
+        ("canary_steered_connections_total", "", "15"),
         ("canary_packets_total", r#",direction="in""#, "101"),
         ("canary_packets_total", r#",direction="out""#, "102"),
         ("canary_bytes_total", r#",direction="in""#, "10001"),

@@ -4,6 +4,13 @@
 use canary_common::{Histogram, Ticks};
 use serde::{Deserialize, Serialize};
 
+mod trial;
+
+pub use trial::{
+    Drill, DrillReport, Explanation, Forecast, GateStatus, Guard, History, HistoryEntry,
+    RolloutCommand, Steer, Steered, SteeredNetwork,
+};
+
 /// `GET /v1/status`, and `canary status --json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -55,6 +62,8 @@ pub struct ServiceStatus {
     /// `tcp` or `udp`.
     pub protocol: String,
     pub split: SplitStatus,
+    #[serde(default)]
+    pub guard: Guard,
     pub rollout: RolloutStatus,
     pub tracks: Vec<TrackStatus>,
 }
@@ -70,14 +79,28 @@ pub struct SplitStatus {
     pub guard: String,
 }
 
+/// Also the answer of `POST /v1/services/{service}/rollout`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutStatus {
     /// `idle`, `shifting`, `baking`, `paused`, `promoting`, `rolling-back`,
     /// `draining`, `complete` or `degraded`.
     pub phase: String,
+    /// From 1; 0 outside of a rollout.
     pub step: u32,
+    /// 0 where no rollout is configured.
     pub steps: u32,
     pub reason: String,
+    /// Rollouts that were begun, this one included.
+    #[serde(default)]
+    pub id: u64,
+    /// `canary`, `blue-green`, `rolling` or `ab`; empty where no rollout is
+    /// configured.
+    #[serde(default)]
+    pub strategy: String,
+    /// The configuration's canary has become stable: tracks are the other way
+    /// round than it says.
+    #[serde(default)]
+    pub promoted: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -175,6 +198,8 @@ pub struct Counters {
     pub tls_alerts_client: u64,
     /// Established connections that went silent while the client waited.
     pub idle_cuts: u64,
+    /// Those of `connections` whose client was steered here; no evidence.
+    pub steered: u64,
 }
 
 /// `GET` and `PUT /v1/services/{service}/weight`; the answer of both.

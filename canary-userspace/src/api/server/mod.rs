@@ -1,5 +1,7 @@
 //! The server: routes, limits, and who may ask what where.
 
+mod trial;
+
 use std::{
     io::ErrorKind,
     num::NonZeroU32,
@@ -130,6 +132,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
         .route("/metrics", get(metrics_text))
+        .merge(trial::routes())
         .fallback(async || error(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")

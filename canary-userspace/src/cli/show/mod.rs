@@ -1,5 +1,7 @@
 //! Output for people.
 
+mod trial;
+
 use std::{
     io::IsTerminal as _,
     time::{Duration, UNIX_EPOCH},
@@ -9,6 +11,8 @@ use crate::{
     api::types::{BackendStatus, DataPlane, Flows, FollowedFlow, ServiceStatus, Status},
     logging::colours_wanted,
 };
+
+pub(super) use trial::{drill, explanation, history, rollout, steered};
 
 /// Whether to colour: on a terminal, unless NO_COLOR says not to.
 pub(super) fn colours() -> bool {
@@ -78,6 +82,12 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
         text.push_str(&headline(service, colours));
         text.push_str(&backends(service));
         text.push_str(&answers(service));
+        if service.rollout.promoted {
+            text.push_str(
+                "  promoted: what the configuration calls canary is stable now; write it so, and \
+                 reload\n",
+            );
+        }
         text.push('\n');
     }
     text.push_str(&data_plane(&status.data_plane, colours));
@@ -113,8 +123,19 @@ fn headline(service: &ServiceStatus, colours: bool) -> String {
         "rolling-back" | "degraded" => paint(&service.rollout.phase, "31;1", colours),
         phase => phase.to_owned(),
     };
+    let step = match service.rollout.step {
+        0 => String::new(),
+        step => format!(" (step {step} of {})", service.rollout.steps),
+    };
+    let guard = match service.split.guard.as_str() {
+        "budget-spent" | "dead-man" => {
+            let text = format!("guard {}: new flows go to stable", service.split.guard);
+            format!("   {}", paint(&text, "31;1", colours))
+        }
+        _ => String::new(),
+    };
     format!(
-        "{}  {}/{}   canary {} ({actual})   {phase}: {}\n",
+        "{}  {}/{}   canary {} ({actual}){guard}   {phase}{step}: {}\n",
         paint(&service.name, "1", colours),
         service.listen,
         service.protocol,
@@ -259,6 +280,12 @@ pub(super) fn followed(event: &FollowedFlow) -> String {
         event.backend,
         event.track,
     )
+}
+
+/// UTC, to the second.
+fn time_of_day_and_date(at: f64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs_f64(at.max(0.0));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// UTC, to the millisecond.

@@ -1,0 +1,95 @@
+//! Who is stable once a canary was promoted: the file still has it the other
+//! way round, until an operator writes it down.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+
+/// The tracks of the configuration when its canary became stable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Promoted {
+    stable: BTreeSet<SocketAddr>,
+    canary: BTreeSet<SocketAddr>,
+}
+
+/// What a configuration says of a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is as it was: the tracks are to be swapped.
+    Swapped,
+    /// It has the promoted version as stable.
+    Followed,
+    /// Neither: its stable is not the version that carries the traffic.
+    Contradicts,
+}
+
+fn addresses(backends: &[config::Backend]) -> BTreeSet<SocketAddr> {
+    backends.iter().map(|backend| backend.address).collect()
+}
+
+impl Promoted {
+    /// `service` as the file has it.
+    pub(super) fn of(service: &config::Service) -> Self {
+        Self { stable: addresses(&service.stable), canary: addresses(&service.canary) }
+    }
+
+    pub(super) fn standing(&self, service: &config::Service) -> Standing {
+        let stable = addresses(&service.stable);
+        if stable == self.canary {
+            Standing::Followed
+        } else if stable == self.stable && addresses(&service.canary) == self.canary {
+            Standing::Swapped
+        } else {
+            Standing::Contradicts
+        }
+    }
+
+    /// The version that carries the traffic, as the file would name it.
+    pub(super) fn new_stable(&self) -> String {
+        let names: Vec<String> = self.canary.iter().map(|a| format!("\"{a}\"")).collect();
+        names.join(", ")
+    }
+}
+
+/// The other way round.
+pub(super) fn swap(service: &mut config::Service) {
+    std::mem::swap(&mut service.stable, &mut service.canary);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn service(stable: &str, canary: &str) -> config::Service {
+        let text = format!(
+            "interfaces = [\"eth0\"]\n[service.web]\nlisten = \"203.0.113.10:80\"\n\
+             stable = [{stable}]\ncanary = [{canary}]\n"
+        );
+        parse(&text, "test").expect("a configuration").services.remove(0)
+    }
+
+    #[test]
+    fn what_the_file_says_afterwards() {
+        let (old, new) = ("\"10.0.0.1:80\", \"10.0.0.2:80\"", "\"10.0.0.9:80\"");
+        let promoted = Promoted::of(&service(old, new));
+        for (stable, canary, standing) in [
+            (old, new, Standing::Swapped),
+            ("\"10.0.0.2:80\", \"10.0.0.1:80\"", new, Standing::Swapped),
+            (new, "", Standing::Followed),
+            (new, old, Standing::Followed),
+            (new, "\"10.0.0.5:80\"", Standing::Followed),
+            (old, "", Standing::Contradicts),
+            (old, "\"10.0.0.5:80\"", Standing::Contradicts),
+            ("\"10.0.0.1:80\"", new, Standing::Contradicts),
+        ] {
+            assert_eq!(promoted.standing(&service(stable, canary)), standing, "{stable} {canary}");
+        }
+        assert_eq!(promoted.new_stable(), new);
+        let mut swapped = service(old, new);
+        swap(&mut swapped);
+        assert_eq!((swapped.stable.len(), swapped.canary.len()), (1, 2));
+    }
+}
