@@ -11,5 +11,6 @@ pub mod model;
 pub mod netns;
 pub mod plane;
 pub mod random;
+pub mod rollouts;
 pub mod shrink;
 pub mod simulate;

@@ -1,0 +1,66 @@
+//! What the kernel has in its maps, read beside the daemon: it must also be
+//! told when the daemon is stopped, and asking the daemon would keep it busy.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+};
+use canary_common::{Address, Guard, MAX_SERVICES, Service, WeightTable};
+
+/// The pinned maps of a lab's daemon, for one service.
+pub(super) struct Kernel {
+    services: Array<MapData, Service>,
+    guards: Array<MapData, Guard>,
+    number: u32,
+}
+
+fn open<V: Pod>(bpffs: &Path, name: &str) -> Result<Array<MapData, V>> {
+    let path = bpffs.join(name);
+    let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    Ok(Array::try_from(Map::Array(map))?)
+}
+
+impl Kernel {
+    /// `listen` is the service's address and port.
+    ///
+    /// # Errors
+    /// Where no daemon has pinned its maps there, or none of its services is
+    /// that one.
+    pub(super) fn open(bpffs: &Path, listen: SocketAddr) -> Result<Self> {
+        let services = open::<Service>(bpffs, "SERVICES")?;
+        let (vip, port_be) = (Address::from(listen.ip()), listen.port().to_be());
+        let is_it = |number: &u32| {
+            let service = services.get(number, 0);
+            service.is_ok_and(|service| service.vip == vip && service.port_be == port_be)
+        };
+        let number = (0..MAX_SERVICES).find(is_it).with_context(|| format!("{listen} is gone"))?;
+        Ok(Self { services, guards: open(bpffs, "GUARDS")?, number })
+    }
+
+    /// The canary's share of new connections.
+    ///
+    /// # Errors
+    /// Where the map cannot be read.
+    pub(super) fn split(&self) -> Result<f64> {
+        let weights = self.services.get(&self.number, 0)?.weights;
+        Ok(WeightTable::unpack(weights).split.fraction())
+    }
+
+    /// # Errors
+    /// Where the map cannot be read.
+    pub(super) fn guard(&self) -> Result<Guard> {
+        Ok(self.guards.get(&self.number, 0)?)
+    }
+}
+
+/// The clock that the kernel's guard writes down, and that [`std::time::Instant`]
+/// reads: `CLOCK_MONOTONIC`, nanoseconds.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to that `timespec` alone.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
