@@ -1,4 +1,4 @@
-//! A canary release on one machine, in under a minute: see `cargo xtask demo`.
+//! A canary release on one machine, in two minutes: see `cargo xtask demo`.
 #![allow(clippy::print_stdout, reason = "it is a show")]
 
 use std::process::ExitCode;

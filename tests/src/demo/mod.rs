@@ -1,8 +1,9 @@
-//! The demo: a canary release walked by hand, and a broken canary taken out by
-//! the daemon, under real load.
+//! The demo: a canary release walked by hand and a broken canary taken out by
+//! the daemon, under real load; then two rollouts that go by themselves.
 #![allow(clippy::print_stdout, reason = "it is a show")]
 
 mod screen;
+mod second;
 mod verdict;
 
 use std::{
@@ -70,7 +71,8 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<bool> {
     let lab = Lab::new(NAME)?;
     let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
     let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
-    let daemon = Daemon::start(&lab, &config(&lab, "xdp_mode = \"native\"", ""))?;
+    let text = config(&lab, "xdp_mode = \"native\"", "") + second::ROLLOUT;
+    let daemon = Daemon::start(&lab, &text)?;
     let mut show = Show { daemon, servers, lab: Arc::new(lab), screen: Screen::new() };
     let sound = show.run()?;
     if keep {
@@ -112,8 +114,10 @@ impl Show {
         let status = self.daemon.status()?;
         let evidence =
             Evidence { steps, families, failed_before, failed_after, fault, rollback, status };
+        let second = self.second_act()?;
         println!("\nSummary");
-        let lines = evidence.judge();
+        let mut lines = evidence.judge();
+        lines.extend(second.judge());
         for line in &lines {
             println!("  {} {}", if line.fine { "ok " } else { "BAD" }, line.text);
         }
