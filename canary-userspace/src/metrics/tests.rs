@@ -69,7 +69,6 @@ fn status() -> Status {
                 track("stable", backend("[2001:db8::11]:8080", "draining", Counters::default())),
                 track("canary", backend("[2001:db8::21]:8080", "active", counters)),
             ],
-            ..ServiceStatus::default()
         }],
         verdicts: vec![
             Verdict { reason: "pinned".into(), packets: 12 },
