@@ -4,7 +4,7 @@ use super::super::{journal::Journal, state::Daemon};
 use crate::{
     api::{
         request::{Peer, Refusal},
-        types::{Explanation, History, HistoryEntry, RolloutCommand, RolloutStatus, SplitStatus},
+        types::{Explanation, History, HistoryEntry, RolloutCommand, RolloutStatus},
     },
     config::{self, rollout::Strategy},
     judge,
@@ -118,7 +118,7 @@ impl Daemon {
         let status = status.services.into_iter().next().unwrap_or_default();
         Ok(Explanation {
             service: name.to_owned(),
-            split: SplitStatus { ..status.split },
+            split: status.split,
             rollout: status.rollout,
             text,
             judgement: serde_json::to_value(&judgement).map_err(Refusal::internal)?,

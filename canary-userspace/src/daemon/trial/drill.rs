@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use canary_common::{Cidr, FaultKind, Track};
+use canary_common::{Cidr, FaultKind, Split, Track};
 
 use super::super::state::Daemon;
 use crate::{
@@ -97,7 +97,7 @@ impl Daemon {
                 "a drill of {name} is under way; wait for it, or end it: canary drill {name} --stop"
             )));
         }
-        if !super::seen::on_trial(self.split(name)) {
+        if self.split(name) == Split::NONE {
             return Err(Refusal::conflict(format!(
                 "the canary of {name} gets no new connections, so none could fail; start a \
                  rollout, or set a split: canary weight {name} 5%"

@@ -15,6 +15,7 @@ mod world;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
+use canary_common::Split;
 
 use super::state::Daemon;
 use crate::{
@@ -90,7 +91,7 @@ impl Daemon {
     fn watch_by_hand(&mut self, service: &config::Service) -> Result<()> {
         // A rollout's clock runs from the last look before it.
         self.trial(&service.name).since_last_tick();
-        if !seen::on_trial(self.split(&service.name)) || !service.rollback.enabled {
+        if self.split(&service.name) == Split::NONE || !service.rollback.enabled {
             self.trial(&service.name).judgement = None;
             return Ok(());
         }
@@ -142,15 +143,12 @@ impl Daemon {
         if let Some(seen) = seen {
             self.slice(service, &seen);
             self.write_look(&service.name, &seen, acted);
-            let service = self.config.services.iter().find(|s| s.name == service.name).cloned();
-            if let Some(service) = service
-                && let Err(error) = self.keep_guard(
-                    &service,
-                    guard,
-                    &seen,
-                    &service.evidence,
-                    Some(plan.rollout.dead_man),
-                )
+            // What was just armed has a budget of its own step; this one's is of
+            // the step before.
+            let dead_man = Some(plan.rollout.dead_man);
+            if !acted
+                && let Err(error) =
+                    self.keep_guard(service, guard, &seen, &service.evidence, dead_man)
             {
                 tracing::error!("{}: keeping the guard: {error:#}", service.name);
             }
@@ -207,7 +205,7 @@ impl Daemon {
 
     /// A split that a person set is guarded from now on.
     pub(super) fn guard_by_hand(&mut self, service: &config::Service) {
-        let on_trial = seen::on_trial(self.split(&service.name)) && service.rollback.enabled;
+        let on_trial = self.split(&service.name) != Split::NONE && service.rollback.enabled;
         let number = self.service_number(service);
         let done = match (on_trial, number) {
             (true, _) => self.arm_guard(service, &by_hand(service), None),

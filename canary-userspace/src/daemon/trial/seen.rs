@@ -1,6 +1,6 @@
 //! What the judge is shown of a service.
 
-use canary_common::{Split, Track};
+use canary_common::Track;
 
 use super::super::{
     books::{self, Counts, Key},
@@ -97,9 +97,4 @@ impl Daemon {
         }
         Ok(sum)
     }
-}
-
-/// Whether new flows may reach the canary by the split.
-pub(super) const fn on_trial(split: Split) -> bool {
-    split.parts() > 0
 }
