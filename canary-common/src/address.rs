@@ -34,6 +34,14 @@ impl Address {
         (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
     }
 
+    /// In two words, as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn wide(&self) -> [u64; 2] {
+        // SAFETY: the same size, and any bytes are words.
+        unsafe { core::mem::transmute::<[u32; 4], [u64; 2]>(self.words_be) }
+    }
+
     /// Bit by bit, under a mask.
     #[inline(always)]
     #[must_use]

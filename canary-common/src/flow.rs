@@ -21,7 +21,15 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn hash(&self, keys: &HashKeys) -> Hashed {
-        keys.hash(&self.client, (self.client_port_be as u32) << 16 | self.service as u32)
+        keys.hash(&self.client, self.client_port_be as u32).beside(self.service)
+    }
+
+    /// Port and service in one word, as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rest(&self) -> u32 {
+        let ([a, b], [c, d]) = (self.client_port_be.to_ne_bytes(), self.service.to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d])
     }
 
     /// Whether it is the one flow in so many that is followed; 0: none is.

@@ -23,7 +23,8 @@ mod where_answer;
 pub use address::{Address, FrameAddresses, Mac, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 pub use counters::{Cell, Reason, SharedCell};
 pub use directory::{
-    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, Probe,
+    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, PORTS, Probe,
+    Register,
 };
 pub use exchange::{EXCHANGE_FRAME, Exchange};
 pub use fault::{Fault, FaultKind};
@@ -40,7 +41,7 @@ pub use where_answer::WhereAnswer;
 
 /// Version of every layout in this crate. Pinned maps carry it (in
 /// [`Settings`]); a daemon that finds another value does not touch the maps.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Services a host can have: directory and map sizes follow from it.
 pub const MAX_SERVICES: u32 = 512;
@@ -74,8 +75,7 @@ pub const DEFAULT_TABLE_SIZE: u32 = 16_381;
 pub struct Settings {
     /// [`ABI`] of the daemon that made the maps.
     pub abi: u32,
-    /// Which half of the directory is in force: 0 or 1. One atomic write.
-    pub directory_half: u32,
+    pub reserved: u32,
     /// 1 once a flow went to the overflow map; the daemon resets it when that
     /// map is empty again. While it is 0, a miss needs no second look-up.
     pub overflowed: u32,
@@ -95,7 +95,7 @@ const _: () = assert!(size_of::<Settings>() == 56);
 mod pod {
     use super::{
         Backend, Bucket, Cell, DirectoryEntry, Exchange, Fault, Flow, FlowKey, Guard, HashKeys,
-        Latencies, Service, Settings, SharedCell, Steer, WhereAnswer,
+        Latencies, Register, Service, Settings, SharedCell, Steer, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -115,6 +115,7 @@ mod pod {
         Guard,
         HashKeys,
         Latencies,
+        Register,
         Service,
         Settings,
         SharedCell,

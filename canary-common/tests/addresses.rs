@@ -71,7 +71,7 @@ fn directory_keys_differ_in_each_part() {
         for protocol in [PROTO_TCP, PROTO_UDP] {
             for kind in [EntryKind::Service, EntryKind::Backend] {
                 let key = DirectoryKey::new(kind, Address::default(), port.to_be(), protocol);
-                assert!(extras.insert(key.extra()), "{key:?}");
+                assert!(extras.insert(key.rest()), "{key:?}");
                 assert_eq!(key.kind, kind as u8);
             }
         }

@@ -103,6 +103,31 @@ pub fn find(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
     read(OVERFLOW.get_ptr_mut(key)?, key, Ctl::tag_of(hash), now)
 }
 
+/// The live record of an established flow, where its tag stands in one way.
+#[inline(always)]
+pub fn established(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
+    const STATE: u64 = 0xff;
+    const TAG: u64 = 0xffff_ff00_0000_0000;
+    let bucket = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask()))?;
+    let first = Bucket::first_way(hash);
+    let wanted = hash.0 & TAG | FlowState::Established as u64;
+    let mut found = first;
+    for i in 0..WAYS {
+        found = first + i;
+        if ctl_of(way(bucket, found)).0 & (TAG | STATE) == wanted {
+            break;
+        }
+    }
+    // One record is read, wherever it stands: the verifier would walk what
+    // follows once for each.
+    let flow = way(bucket, atomic::unknown(found));
+    let ctl = ctl_of(flow);
+    if ctl.0 & (TAG | STATE) != wanted {
+        return None;
+    }
+    read_as(flow, ctl, key, now)
+}
+
 /// Makes a record: in place of the flow's own old one (`replaces`), else in a
 /// free way, else in place of the oldest closed flow, else of the oldest
 /// half-open one, else in the overflow map.
@@ -308,21 +333,26 @@ fn read(flow: *mut Flow, key: &FlowKey, tag: u32, now: u32) -> Option<Pin> {
     if ctl.tag() != tag || matches!(ctl.state(), FlowState::Free | FlowState::Claimed) {
         return None;
     }
+    read_as(flow, ctl, key, now)
+}
+
+/// The same, for whoever has looked at `ctl`.
+#[inline(always)]
+fn read_as(flow: *mut Flow, ctl: Ctl, key: &FlowKey, now: u32) -> Option<Pin> {
     // SAFETY: a live map value; another CPU may be writing it, which the
     // second look at `ctl` finds out. Volatile, each of them: a plain read may
     // be moved behind that look by the compiler, and then it proves nothing.
-    let (client, port_be, service, backend, cell) = unsafe {
+    let (client, rest, backend, cell) = unsafe {
         (
-            atomic::load(&raw const (*flow).key.client),
-            atomic::load(&raw const (*flow).key.client_port_be),
-            atomic::load(&raw const (*flow).key.service),
+            atomic::load((&raw const (*flow).key.client).cast::<[u64; 2]>()),
+            atomic::load((&raw const (*flow).key.client_port_be).cast::<u32>()),
             atomic::load(&raw const (*flow).backend),
             atomic::load(&raw const (*flow).cell),
         )
     };
-    let same = client.same(&key.client) && port_be == key.client_port_be && service == key.service;
-    let deadline = deadline_of(flow);
-    if !same || deadline_passed(deadline, now) {
+    let wide = key.client.wide();
+    let same = (client[0] ^ wide[0]) | (client[1] ^ wide[1]) == 0 && rest == key.rest();
+    if !same || deadline_passed(deadline_of(flow), now) {
         return None;
     }
     let pin = Pin { flow, ctl, backend, cell };
@@ -435,15 +465,29 @@ fn write(flow: *mut Flow, claim: Ctl, new: &NewFlow) -> u64 {
 fn fill(flow: *mut Flow, new: &NewFlow) {
     // SAFETY: a live map value that is ours: claimed, or this CPU's scratch.
     let record = unsafe { &mut *flow };
-    record.key = new.key;
+    copy_words::<{ size_of::<FlowKey>() / 4 }>(&raw mut record.key, &raw const new.key);
     record.backend = new.backend;
     record.cell = new.cell;
     record.deadline = new.deadline;
     record.client_ifindex = new.client_ifindex;
-    record.reply_frame = new.reply_frame;
+    copy_words::<{ size_of::<FrameAddresses>() / 4 }>(
+        &raw mut record.reply_frame,
+        &raw const new.reply_frame,
+    );
     record.client_seq = new.client_seq;
     record.backend_seq = 0;
     record.waiting_since = new.waiting_since;
+}
+
+/// Copies a record of `N` words. Left to itself the compiler has it done by a
+/// call that goes byte by byte.
+#[inline(always)]
+fn copy_words<const N: usize>(to: *mut impl Copy, from: *const impl Copy) {
+    let (to, from) = (to.cast::<u32>(), from.cast::<u32>());
+    for i in 0..N {
+        // SAFETY: the caller's two records have so many words.
+        unsafe { atomic::store(to.add(i), atomic::load(from.add(i))) };
+    }
 }
 
 /// The bucket is full of live pins.

@@ -12,9 +12,10 @@ use network_types::{
 
 use crate::{
     atomic, counters,
+    directory::Host,
     flows::{self, Pin},
     layout::{Layout, Part},
-    maps::{FRAGMENTS, SERVICES, hash_keys},
+    maps::{FRAGMENTS, hash_keys},
     packet::{Header, Packet},
     parse::{Ip, Parsed, ip_at},
     path::{Verdict, out, way_to},
@@ -148,7 +149,8 @@ pub fn follow(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdict, 
     if ip.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let backend = pick::backend(way.backend, way.service).ok_or(Reason::FragmentUnknown)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
+    let backend = pick::backend(host, way.backend, way.service).ok_or(Reason::FragmentUnknown)?;
     if way.to_client == 0 {
         return towards_backend(ethernet, ip, way, backend, ingress);
     }
@@ -189,7 +191,8 @@ fn towards_client(
     pin: Pin,
     ingress: u32,
 ) -> Result<Verdict, Reason> {
-    let service = SERVICES.get(u32::from(way.service)).ok_or(Reason::Internal)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
+    let service = host.service(way.service).ok_or(Reason::Internal)?;
     let way_back = pin.way_back().ok_or(Reason::FragmentUnknown)?;
     let action = out(way_back.ifindex, ingress)?;
     if let Some(cell) = counters::cell(way.cell) {

@@ -11,9 +11,10 @@ use network_types::{
 };
 
 use crate::{
+    directory::Host,
     flows,
     layout::Layout,
-    maps::{BACKENDS, SERVICES, hash_keys},
+    maps::hash_keys,
     packet::{Header, Packet},
     parse::{Ip, V4_OFFSET, ip_at, v4_header, v6_header},
     path::{Verdict, backend_at, out, service_at, way_to},
@@ -57,6 +58,7 @@ struct Becomes<'a> {
 #[inline(always)]
 pub fn translate(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdict, Reason> {
     let error = read(packet, layout)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
     // An error goes to who sent what it is about.
     let sender = error.inner.source();
     if !sender.same(&error.outer.destination()) {
@@ -65,19 +67,24 @@ pub fn translate(packet: &Packet, layout: Layout, ingress: u32) -> Result<Verdic
     let (sport_be, dport_be) = (error.ports.get::<u16, 0>(), error.ports.get::<u16, 2>());
     let protocol = if error.is_udp { PROTO_UDP } else { PROTO_TCP };
     let receiver = error.inner.destination();
-    if let Some((service, _)) = service_at(sender, sport_be, protocol) {
+    if let Some((service, _)) = service_at(host, sender, sport_be, protocol) {
         let flow = FlowKey { client: receiver, client_port_be: dport_be, service };
-        return towards_backend(&error, &flow, ingress);
+        return towards_backend(host, &error, &flow, ingress);
     }
-    let head = backend_at(receiver, dport_be, protocol).ok_or(Reason::NotOurs)?;
-    towards_client(&error, (sender, sport_be), head, ingress)
+    let head = backend_at(host, receiver, dport_be, protocol).ok_or(Reason::NotOurs)?;
+    towards_client(host, &error, (sender, sport_be), head, ingress)
 }
 
 /// About a packet from the VIP to the client: the backend sent it.
 #[inline(always)]
-fn towards_backend(error: &IcmpError, key: &FlowKey, ingress: u32) -> Result<Verdict, Reason> {
+fn towards_backend(
+    host: Host,
+    error: &IcmpError,
+    key: &FlowKey,
+    ingress: u32,
+) -> Result<Verdict, Reason> {
     let pin = flows::find(key, key.hash(hash_keys()), flows::now()).ok_or(Reason::NoPin)?;
-    let backend = pick::backend(pin.backend, key.service).ok_or(Reason::NoPin)?;
+    let backend = pick::backend(host, pin.backend, key.service).ok_or(Reason::NoPin)?;
     if error.outer.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
@@ -92,13 +99,14 @@ fn towards_backend(error: &IcmpError, key: &FlowKey, ingress: u32) -> Result<Ver
 /// VIP. A router that tells of it keeps its own address.
 #[inline(always)]
 fn towards_client(
+    host: Host,
     error: &IcmpError,
     (client, client_port_be): (Address, u16),
     head: u16,
     ingress: u32,
 ) -> Result<Verdict, Reason> {
     let now = flows::now();
-    let first = BACKENDS.get(u32::from(head)).ok_or(Reason::Internal)?;
+    let first = host.backend(head).ok_or(Reason::Internal)?;
     let mut key = FlowKey { client, client_port_be, service: first.service };
     // As replies do: see `path::from_backend`.
     let mut number = head;
@@ -108,7 +116,7 @@ fn towards_client(
             _ => pick::sharer(&key, head, None, now),
         };
     }
-    let backend = BACKENDS.get(u32::from(number)).ok_or(Reason::NoPin)?;
+    let backend = host.backend(number).ok_or(Reason::NoPin)?;
     key.service = backend.service;
     let pin = flows::find(&key, key.hash(hash_keys()), now).ok_or(Reason::NoPin)?;
     if pin.backend != number {
@@ -117,7 +125,7 @@ fn towards_client(
     if error.outer.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
+    let service = host.service(backend.service).ok_or(Reason::Internal)?;
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
     let source = error.outer.source();

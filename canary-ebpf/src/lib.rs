@@ -24,6 +24,7 @@ pub mod packet;
 pub mod parse;
 pub mod path;
 pub mod pick;
+pub mod plain;
 pub mod refusal;
 pub mod reply;
 pub mod rewrite;

@@ -21,6 +21,7 @@ mod programs {
         packet::Packet,
         parse::parse_whole_or_first,
         path::{self, Followed, Verdict},
+        plain,
         unusual::Unusual,
         where_to,
     };
@@ -42,7 +43,10 @@ mod programs {
 
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
-        let mut verdict = pinned(ctx.ctx);
+        let mut verdict = plainly(ctx.ctx);
+        if verdict == OTHER {
+            verdict = pinned(ctx.ctx);
+        }
         if verdict >= UNSETTLED {
             verdict = canary_settle(ctx.ctx, verdict);
         }
@@ -100,6 +104,17 @@ mod programs {
                 ANSWERS | FIRST * u32::from(first) | u32::from(service)
             }
             Err(reason) => pack(Err(reason)),
+        }
+    }
+
+    const OTHER: u32 = u32::MAX - 4;
+    #[inline(never)]
+    fn plainly(ctx: *mut xdp_md) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        match plain::follow(&Packet::of(&ctx), ingress) {
+            Some(verdict) => pack(Ok(verdict)),
+            None => OTHER,
         }
     }
 

@@ -8,9 +8,8 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, xdp::DevMapHash},
 };
 use canary_common::{
-    Backend, Bucket, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, Fault, Flow, FlowKey,
-    Guard, HashKeys, Latencies, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_STEERED, MAX_TABLES,
-    Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
+    Bucket, Cell, Fault, Flow, FlowKey, Guard, HashKeys, Latencies, MAX_CELLS, MAX_SERVICES,
+    MAX_STEERED, MAX_TABLES, Reason, Register, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
 use crate::{
@@ -23,24 +22,9 @@ use crate::{
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Services by number. Written by the daemon: whole before the directory
-/// names them, then `weights` alone, atomically.
+/// Services, backends, and the directory of their addresses.
 #[map]
-pub static SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
-
-/// Backends by number; 0 is nobody. Written by the daemon.
-#[map]
-pub static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
-
-/// Displacements of the directory's two halves. Written by the daemon.
-#[map]
-pub static DISPLACEMENTS: Array<u32> =
-    Array::with_max_entries(2 * DIRECTORY_GROUPS, BPF_F_MMAPABLE);
-
-/// Entries of the directory's two halves. Written by the daemon.
-#[map]
-pub static DIRECTORY: Array<DirectoryEntry> =
-    Array::with_max_entries(2 * DIRECTORY_SLOTS, BPF_F_MMAPABLE);
+pub static REGISTER: Array<Register> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Maglev tables by number; 0 stays empty. The daemon puts each in place
 /// whole. Inner maps differ in size (`BPF_F_INNER_MAP`, Linux 5.10).

@@ -11,6 +11,7 @@ use canary_common::{
 
 use crate::{
     counters,
+    directory::Host,
     flows::{self, NewFlow, Pin},
     follow, guard,
     layout::Layout,
@@ -52,11 +53,12 @@ pub fn open(
         return Err(reason);
     }
     let parsed = parse_whole_or_first(packet, layout)?;
-    let (number, service) = service_of(&parsed).ok_or(Reason::NotOurs)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
+    let (number, service) = service_of(host, &parsed).ok_or(Reason::NotOurs)?;
     let key = key_of(&parsed, number);
     let hash = key.hash(hash_keys());
     let now = flows::now();
-    let picked = pick::backend(decided.backend(), number).ok_or(Reason::Internal)?;
+    let picked = pick::backend(host, decided.backend(), number).ok_or(Reason::Internal)?;
     let action = way_to(picked, ingress)?;
     let Some(beginning) = beginning(packet, &parsed, &service.timeouts) else {
         towards_backend(&parsed, decided.backend(), picked, decided.cell(), Told::NOTHING);
@@ -98,7 +100,7 @@ pub fn open(
         return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     }
     // Another CPU was first.
-    let backend = pick::backend(inserted.backend, number).ok_or(Reason::Internal)?;
+    let backend = pick::backend(host, inserted.backend, number).ok_or(Reason::Internal)?;
     let action = way_to(backend, ingress)?;
     towards_backend(&parsed, inserted.backend, backend, inserted.cell, Told::NOTHING);
     Ok(Some(Verdict { action, reason: Reason::Pinned }))
@@ -184,18 +186,19 @@ pub fn decide(packet: &Packet, layout: Layout) -> Decided {
 #[inline(always)]
 fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
     let parsed = parse_at(packet, layout)?;
-    let (number, service) = service_of(&parsed).ok_or(Reason::NotOurs)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
+    let (number, service) = service_of(host, &parsed).ok_or(Reason::NotOurs)?;
     let key = key_of(&parsed, number);
     let now = flows::now();
     let old = flows::find(&key, key.hash(hash_keys()), now);
     let replaces = old.is_some();
     if let Some(pin) = old
         && pin.state() == FlowState::HalfOpen
-        && let Some(cell) = stays(&pin, number, service)
+        && let Some(cell) = stays(host, &pin, number, service)
     {
         return Ok(Decided::new(pin.backend, cell, replaces));
     }
-    match pick(&key, pick::hash(service, &key), service, now) {
+    match pick(host, &key, pick::hash(service, &key), service, now) {
         Ok(picked) => Ok(Decided::new(picked.number, picked.cell, replaces)
             .with(Decided::GUARDED, picked.guarded)),
         Err(NoPick::NoBackend) => Err(Reason::NoBackend),
@@ -207,8 +210,8 @@ fn try_to_decide(packet: &Packet, layout: Layout) -> Result<Decided, Reason> {
 /// was, as long as that is configured, its generation was not ended, and no
 /// guard stands before it. With the cell that it is booked to now.
 #[inline(always)]
-fn stays(pin: &Pin, service: u16, record: &Service) -> Option<u16> {
-    let backend = pick::backend(pin.backend, service)?;
+fn stays(host: Host, pin: &Pin, service: u16, record: &Service) -> Option<u16> {
+    let backend = pick::backend(host, pin.backend, service)?;
     if orders::is_outdated(pin, backend, record)
         || backend.flags & BackendFlags::CANARY != 0 && guard::stops(service)
     {

@@ -20,6 +20,7 @@ use network_types::tcp::TcpHdr;
 
 use crate::{
     atomic, counters,
+    directory::Host,
     flows::{self, Pin},
     follow,
     layout::Layout,
@@ -128,13 +129,14 @@ fn faulted(service: u16) {
 pub fn of_client(ctx: *mut xdp_md, layout: Layout, born: bool) -> Result<Ordered, Reason> {
     let packet = Packet::of(&XdpContext::new(ctx));
     let parsed = parse_at(&packet, layout)?;
-    let (number, service) = service_of(&parsed).ok_or(Reason::NotOurs)?;
+    let host = Host::get().ok_or(Reason::Internal)?;
+    let (number, service) = service_of(host, &parsed).ok_or(Reason::NotOurs)?;
     let key = key_of(&parsed, number);
     let now = flows::now();
     let Some(pin) = flows::find(&key, key.hash(hash_keys()), now) else {
         return Ok(Ordered::Opens);
     };
-    let Some(backend) = pick::backend(pin.backend, number) else { return Ok(Ordered::Opens) };
+    let Some(backend) = pick::backend(host, pin.backend, number) else { return Ok(Ordered::Opens) };
     let segment = signals::segment(&packet, &parsed, false, signals::wanted(service));
     if !born && is_outdated(&pin, backend, service) {
         // What opens begins anew, and so does every datagram.

@@ -22,6 +22,8 @@ pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// More-fragments bit and fragment offset, of IPv4.
 pub const V4_MORE: u16 = 0x2000;
 pub const V4_OFFSET: u16 = 0x1fff;
+/// Both, as they stand in memory.
+pub const FRAGMENT_BE: u16 = (V4_MORE | V4_OFFSET).to_be();
 
 /// The IP header's fixed part.
 #[derive(Clone, Copy, Debug)]
@@ -234,7 +236,6 @@ pub fn v6_header(packet: &Packet, at: usize) -> Result<Header<{ Ipv6Hdr::LEN }>,
 #[inline(always)]
 fn parse_v4(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed, Reason> {
     let (ip, header_len) = v4_header(packet, EthHdr::LEN)?;
-    const FRAGMENT_BE: u16 = (V4_MORE | V4_OFFSET).to_be();
     if ip.get::<u16, { offset_of!(Ipv4Hdr, frags) }>() & FRAGMENT_BE != 0 {
         return Err(Reason::Fragment);
     }

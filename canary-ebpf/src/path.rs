@@ -8,11 +8,12 @@ use canary_common::{
 };
 
 use crate::{
-    counters, directory,
-    flows::{self, Pin},
+    counters,
+    directory::Host,
+    flows::{self, Pin, WayBack},
     follow,
     fragments::{self, FragmentWay},
-    maps::{BACKENDS, INTERFACES, SERVICES, hash_keys},
+    maps::{INTERFACES, hash_keys},
     packet::Packet,
     parse::{Parsed, parse},
     pick,
@@ -64,36 +65,37 @@ pub fn follow_parsed(
     ingress: u32,
     settled: bool,
 ) -> Result<Followed, Reason> {
-    if let Some((number, service)) = service_of(parsed) {
-        return from_client(packet, parsed, (number, service), ingress, settled);
+    let host = Host::get().ok_or(Reason::Internal)?;
+    if let Some((number, service)) = service_of(host, parsed) {
+        return from_client(host, packet, parsed, (number, service), ingress, settled);
     }
     let (address, port_be) = (parsed.source(), parsed.source_port_be());
-    if let Some(head) = backend_at(address, port_be, parsed.protocol()) {
-        return from_backend(packet, parsed, head, ingress, settled);
+    if let Some(head) = backend_at(host, address, port_be, parsed.protocol()) {
+        return from_backend(host, packet, parsed, head, ingress, settled);
     }
     Err(Reason::NotOurs)
 }
 
 /// The service that the packet is addressed to.
 #[inline(always)]
-pub fn service_of(parsed: &Parsed) -> Option<(u16, &'static Service)> {
-    service_at(parsed.destination(), parsed.destination_port_be(), parsed.protocol())
+pub fn service_of(host: Host, parsed: &Parsed) -> Option<(u16, &'static Service)> {
+    service_at(host, parsed.destination(), parsed.destination_port_be(), parsed.protocol())
 }
 
 /// The service at an address and port.
 #[inline(always)]
-pub fn service_at(address: Address, port_be: u16, protocol: u8) -> Option<(u16, &'static Service)> {
+pub fn service_at(host: Host, address: Address, port_be: u16, protocol: u8) -> Option<(u16, &'static Service)> {
     let key = DirectoryKey::new(EntryKind::Service, address, port_be, protocol);
-    let number = directory::find(&key)?;
-    let service = SERVICES.get(number)?;
-    (service.flags & ServiceFlags::PRESENT != 0).then_some((number as u16, service))
+    let number = host.find(&key)?;
+    let service = host.service(number)?;
+    (service.flags & ServiceFlags::PRESENT != 0).then_some((number, service))
 }
 
 /// The first of the backend records at an address and port.
 #[inline(always)]
-pub fn backend_at(address: Address, port_be: u16, protocol: u8) -> Option<u16> {
+pub fn backend_at(host: Host, address: Address, port_be: u16, protocol: u8) -> Option<u16> {
     let key = DirectoryKey::new(EntryKind::Backend, address, port_be, protocol);
-    directory::find(&key).map(|number| number as u16)
+    host.find(&key)
 }
 
 /// A flow as the client's packets name it.
@@ -104,6 +106,7 @@ pub fn key_of(parsed: &Parsed, service: u16) -> FlowKey {
 
 #[inline(always)]
 fn from_client(
+    host: Host,
     packet: &Packet,
     parsed: &Parsed,
     (number, service): (u16, &'static Service),
@@ -117,7 +120,7 @@ fn from_client(
     let hash = key.hash(hash_keys());
     let now = flows::now();
     if let Some(mut pin) = flows::find(&key, hash, now)
-        && let Some(backend) = pick::backend(pin.backend, number)
+        && let Some(backend) = pick::backend(host, pin.backend, number)
     {
         if FlowFlags::is_marked(pin.flags(), service.generation) && !settled {
             return Ok(Followed::Asks);
@@ -136,6 +139,7 @@ fn from_client(
 
 #[inline(always)]
 fn from_backend(
+    host: Host,
     packet: &Packet,
     parsed: &Parsed,
     head: u16,
@@ -147,7 +151,7 @@ fn from_backend(
     // The first record of this address, else the one among those that share
     // the address which has the pin.
     for _ in 0..2 {
-        let backend = BACKENDS.get(u32::from(number)).ok_or(Reason::Internal)?;
+        let backend = host.backend(number).ok_or(Reason::Internal)?;
         let key = FlowKey {
             client: parsed.destination(),
             client_port_be: parsed.destination_port_be(),
@@ -160,7 +164,7 @@ fn from_backend(
                 let first = pin.flags() & FlowFlags::HTTP_5XX == 0;
                 return Ok(Followed::Answers { service: key.service, first });
             }
-            return towards_client(packet, parsed, &key, pin, backend, now, ingress)
+            return reply(host, packet, parsed, &key, pin, backend, now, ingress)
                 .map(Followed::Out);
         }
         if number != head || backend.next_sharing == 0 {
@@ -245,7 +249,8 @@ pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u1
 }
 
 #[inline(always)]
-fn towards_client(
+fn reply(
+    host: Host,
     packet: &Packet,
     parsed: &Parsed,
     key: &FlowKey,
@@ -257,11 +262,25 @@ fn towards_client(
     if parsed.hop_limit() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    let service = SERVICES.get(u32::from(backend.service)).ok_or(Reason::Internal)?;
+    let service = host.service(backend.service).ok_or(Reason::Internal)?;
     let way_back = pin.way_back().ok_or(Reason::NoPin)?;
     let action = out(way_back.ifindex, ingress)?;
     let segment = signals::segment(packet, parsed, true, signals::wanted(service));
     let told = take_along(&mut pin, &segment, service, Ok(action), now)?;
+    towards_client(parsed, key, &pin, (service, backend), told, &way_back);
+    Ok(Verdict { action, reason: Reason::Reply })
+}
+
+/// Counts and translates; the caller has the way.
+#[inline(always)]
+pub fn towards_client(
+    parsed: &Parsed,
+    key: &FlowKey,
+    pin: &Pin,
+    (service, backend): (&Service, &Backend),
+    told: Told,
+    way_back: &WayBack,
+) {
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
@@ -272,7 +291,6 @@ fn towards_client(
         FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };
     fragments::note(parsed, key.client_port_be, way);
     rewrite(parsed, &Translation::to_vip(End::Source, service, backend, &way_back.frame));
-    Ok(Verdict { action, reason: Reason::Reply })
 }
 
 /// `XDP_TX` goes out of the interface a packet came in by; to any other it is

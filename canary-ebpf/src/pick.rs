@@ -7,8 +7,10 @@ use canary_common::{
 };
 
 use crate::{
-    atomic, directory, flows, guard,
-    maps::{BACKENDS, TABLES, hash_keys},
+    atomic,
+    directory::Host,
+    flows, guard,
+    maps::{TABLES, hash_keys},
     steer::{self, Steered},
 };
 
@@ -57,8 +59,8 @@ pub fn hash(service: &Service, key: &FlowKey) -> Hashed {
 
 /// A backend record that is configured, and whose it should be.
 #[inline(always)]
-pub fn backend(number: u16, service: u16) -> Option<&'static Backend> {
-    let backend = BACKENDS.get(u32::from(number))?;
+pub fn backend(host: Host, number: u16, service: u16) -> Option<&'static Backend> {
+    let backend = host.backend(number)?;
     (backend.flags & BackendFlags::PRESENT != 0 && backend.service == service).then_some(backend)
 }
 
@@ -66,6 +68,7 @@ pub fn backend(number: u16, service: u16) -> Option<&'static Backend> {
 /// service.
 #[inline(always)]
 pub fn pick(
+    host: Host,
     key: &FlowKey,
     hash: Hashed,
     service: &'static Service,
@@ -91,8 +94,8 @@ pub fn pick(
     let mut passed_over = 0;
     for _ in 0..SLOTS_TRIED {
         let number = slot_of(table, slot).ok_or(NoPick::NoBackend)?;
-        let backend = backend(number, key.service).ok_or(NoPick::NoBackend)?;
-        if number != passed_over && !collides(key, backend, service.protocol, now) {
+        let backend = backend(host, number, key.service).ok_or(NoPick::NoBackend)?;
+        if number != passed_over && !collides(host, key, backend, service.protocol, now) {
             let cell = cell(backend, weights.parity, steered.is_steered());
             return Ok(Pick { number, backend, cell, slot, guarded, steered });
         }
@@ -133,11 +136,11 @@ fn slot_of(table: u16, slot: u32) -> Option<u16> {
 /// Whether another service has this client's address and port on the same
 /// backend: the replies could not be told apart.
 #[inline(always)]
-fn collides(key: &FlowKey, backend: &Backend, protocol: u8, now: u32) -> bool {
+fn collides(host: Host, key: &FlowKey, backend: &Backend, protocol: u8, now: u32) -> bool {
     let address = DirectoryKey::new(EntryKind::Backend, backend.address, backend.port_be, protocol);
-    let Some(head) = directory::find(&address) else { return false };
-    let alone = BACKENDS.get(head).is_none_or(|first| first.next_sharing == 0);
-    !alone && sharer(key, head as u16, Some(key.service), now) != 0
+    let Some(head) = host.find(&address) else { return false };
+    let alone = host.backend(head).is_none_or(|first| first.next_sharing == 0);
+    !alone && sharer(key, head, Some(key.service), now) != 0
 }
 
 /// No service has this number.
@@ -160,9 +163,10 @@ extern "C" fn canary_sharer(key: *const FlowKey, head: u32, but: u32, now: u32) 
     if key.is_null() {
         return 0;
     }
+    let Some(host) = Host::get() else { return 0 };
     let mut number = head;
     for _ in 0..MAX_SHARING {
-        let Some(backend) = BACKENDS.get(number) else { return 0 };
+        let Some(backend) = host.backend(number as u16) else { return 0 };
         if u32::from(backend.service) != but {
             // SAFETY: not null, and the caller's reference otherwise.
             let key = FlowKey { service: backend.service, ..unsafe { *key } };

@@ -149,14 +149,27 @@ extern "C" fn canary_step(flow: *mut Tracked, segment: *const Segment, wanted: u
     // SAFETY: not null, and the caller's references otherwise.
     let (flow, segment) = unsafe { (&mut *flow, &*segment) };
     let told = flow.step(segment, wanted as u16 & signals() as u16);
+    timed(flow, told).0
+}
+
+/// [`Tracked::carry`] with the times.
+#[inline(always)]
+pub fn carry(flow: &mut Tracked, segment: &Segment, wanted: u16) -> Told {
+    let told = flow.carry(segment, wanted);
+    timed(flow, told)
+}
+
+/// Reads the clock where a wait begins or ends.
+#[inline(always)]
+fn timed(flow: &mut Tracked, told: Told) -> Told {
     if told.has(Told::STARTS) {
         flow.waiting_since = tick();
     } else if told.has(Told(Told::HANDSHAKE.0 | Told::FIRST_BYTE.0)) {
         let waited = tick().wrapping_sub(flow.waiting_since);
         flow.waiting_since = 0;
-        return told.after(waited).0;
+        return told.after(waited);
     }
-    told.0
+    told
 }
 
 #[cfg(test)]

@@ -127,6 +127,24 @@ impl Tracked {
         }
     }
 
+    /// Whether [`Self::carry`] is all that [`Self::step`] would do: nothing in
+    /// the segment's flags changes an established flow.
+    #[inline(always)]
+    pub const fn only_carries(&self, segment: &Segment) -> bool {
+        matches!(segment.by, By::Client | By::Backend)
+            && segment.flags & (FIN | SYN | RST) == 0
+            && matches!(self.state, FlowState::Established)
+    }
+
+    /// See [`Self::only_carries`].
+    #[inline(always)]
+    pub fn carry(&mut self, segment: &Segment, wanted: u16) -> Told {
+        match segment.by {
+            By::Client => self.carry_to_backend(segment, wanted),
+            _ => self.carry_to_client(segment, wanted),
+        }
+    }
+
     #[inline(always)]
     const fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
@@ -150,18 +168,24 @@ impl Tracked {
             self.client_seq = segment.seq;
             told = told!(established);
         }
+        told.and(self.carry_to_backend(segment, wanted))
+            .and(self.fin(segment, FlowFlags::FIN_CLIENT))
+    }
+
+    /// What a client's segment carries, its flags aside.
+    #[inline(always)]
+    fn carry_to_backend(&mut self, segment: &Segment, wanted: u16) -> Told {
         let old = self.is_old(segment, self.client_seq, wanted);
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_CLIENT, wanted);
         let asks = segment.len > 0 && !old && self.waiting_since == 0;
         let established = self.state == FlowState::Established;
-        told = told
-            .and(Told::STARTS.when(wanted & Signals::LATENCY != 0 && asks && established))
-            .and(told!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
-            .and(told!(zero_windows_client).when(is_closed_window(segment, wanted)))
-            .and(told!(tls_alerts_client).when(alert));
         self.note_data(segment);
         advance(&mut self.client_seq, segment, self.state, wanted);
-        told.and(self.fin(segment, FlowFlags::FIN_CLIENT))
+        Told::STARTS
+            .when(wanted & Signals::LATENCY != 0 && asks && established)
+            .and(told!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
+            .and(told!(zero_windows_client).when(is_closed_window(segment, wanted)))
+            .and(told!(tls_alerts_client).when(alert))
     }
 
     #[inline(always)]
@@ -180,11 +204,18 @@ impl Tracked {
             self.backend_seq = segment.seq;
             told = told!(established);
         }
+        told.and(self.carry_to_client(segment, wanted))
+            .and(self.fin(segment, FlowFlags::FIN_BACKEND))
+    }
+
+    /// What a backend's segment carries, its flags aside.
+    #[inline(always)]
+    fn carry_to_client(&mut self, segment: &Segment, wanted: u16) -> Told {
         let old = self.is_old(segment, self.backend_seq, wanted);
         let answers = self.state != FlowState::HalfOpen && self.waiting_since != 0;
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_BACKEND, wanted);
-        told = told
-            .and(Told::FIRST_BYTE.when(answers && segment.len > 0 && !old))
+        let mut told = Told::FIRST_BYTE
+            .when(answers && segment.len > 0 && !old)
             .and(told!(retransmits_backend).when(wanted & Signals::RETRANSMITS != 0 && old))
             .and(told!(zero_windows_backend).when(is_closed_window(segment, wanted)))
             .and(told!(tls_alerts_backend).when(alert));
@@ -193,7 +224,7 @@ impl Tracked {
         }
         self.note_data(segment);
         advance(&mut self.backend_seq, segment, self.state, wanted);
-        told.and(self.fin(segment, FlowFlags::FIN_BACKEND))
+        told
     }
 
     /// A response's status, where the data begins with one.

@@ -5,6 +5,7 @@ use core::mem::offset_of;
 use canary_common::{Reason, WhereAnswer};
 
 use crate::{
+    directory::Host,
     flows,
     maps::hash_keys,
     packet::{Header, Packet},
@@ -20,7 +21,8 @@ const LEN: usize = size_of::<WhereAnswer>();
 #[inline(always)]
 pub fn answer(packet: &Packet) -> Option<()> {
     let out = packet.header::<LEN>(0)?;
-    let asked = parse(packet).ok().and_then(|parsed| Some((parsed, service_of(&parsed)?)));
+    let host = Host::get()?;
+    let asked = parse(packet).ok().and_then(|parsed| Some((parsed, service_of(host, &parsed)?)));
     // Everything is read from the packet before it is overwritten.
     let answer = match asked {
         None => WhereAnswer::default(),
@@ -36,7 +38,7 @@ pub fn answer(packet: &Packet) -> Option<()> {
             };
             let now = flows::now();
             let pinned = flows::find(&key, key.hash(hash_keys()), now)
-                .and_then(|pin| Some((pin, pick::backend(pin.backend, number)?)));
+                .and_then(|pin| Some((pin, pick::backend(host, pin.backend, number)?)));
             match pinned {
                 Some((pin, _)) => {
                     answer.pinned = 1;
@@ -44,7 +46,7 @@ pub fn answer(packet: &Packet) -> Option<()> {
                     answer.state = pin.state() as u32;
                     answer.reason = Reason::Pinned as u32;
                 }
-                None => match pick(&key, hash, service, now) {
+                None => match pick(host, &key, hash, service, now) {
                     Ok(picked) => {
                         answer.backend = u32::from(picked.number);
                         answer.slot = picked.slot;

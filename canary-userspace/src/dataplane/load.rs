@@ -1,18 +1,21 @@
 //! Loading the object, and adopting the maps of an earlier daemon.
 
-use std::{os::fd::BorrowedFd, path::Path, sync::Arc, sync::Mutex};
+use std::{mem::offset_of, os::fd::BorrowedFd, path::Path, sync::Arc, sync::Mutex};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::{Array, Map, MapData, MapInfo},
     programs::Xdp,
 };
-use canary_common::{ABI, HashKeys, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, Settings, WAYS};
+use canary_common::{
+    ABI, HashKeys, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, Register, Settings, WAYS,
+};
 
 use super::{
     Dataplane, FlowTable, OpenOptions, bpffs,
     error::{Context as _, DataplaneError},
-    mapping::Mapping,
+    directory::DirectoryMap,
+    mapping::{Mapping, Whole},
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.bpf.o"));
@@ -21,12 +24,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 14] = [
     "SETTINGS",
-    "SERVICES",
-    "BACKENDS",
-    "DISPLACEMENTS",
-    "DIRECTORY",
+    "REGISTER",
     "TABLES",
     "GUARDS",
     "FAULTS",
@@ -105,6 +105,12 @@ fn assemble(
         let map = MapData::from_pin(&path).context(doing)?;
         Mapping::new(fd(&map), MAX_CELLS).context(doing)?
     };
+    let register = {
+        let Map::Array(map) = take(&mut ebpf, "REGISTER")? else {
+            return Err(DataplaneError::NoMap("REGISTER"));
+        };
+        Whole::new::<Register>(fd(&map)).context(|| "mapping REGISTER into memory")?
+    };
     Ok(Dataplane {
         program: loaded.program,
         bpffs: options.bpffs.clone(),
@@ -112,10 +118,9 @@ fn assemble(
         hz: loaded.hz,
         keys: loaded.settings.keys,
         settings: mapping(&mut ebpf, "SETTINGS", 1)?,
-        services: mapping(&mut ebpf, "SERVICES", MAX_SERVICES)?,
-        backends: mapping(&mut ebpf, "BACKENDS", MAX_BACKENDS)?,
-        displacements: mapping(&mut ebpf, "DISPLACEMENTS", 2 * canary_common::DIRECTORY_GROUPS)?,
-        directory: mapping(&mut ebpf, "DIRECTORY", 2 * canary_common::DIRECTORY_SLOTS)?,
+        services: Mapping::part(&register, offset_of!(Register, services), MAX_SERVICES),
+        backends: Mapping::part(&register, offset_of!(Register, backends), MAX_BACKENDS),
+        directory: DirectoryMap::of(&register),
         tables: typed(&mut ebpf, "TABLES")?,
         cells: typed(&mut ebpf, "CELLS")?,
         reasons: typed(&mut ebpf, "REASONS")?,

@@ -8,7 +8,10 @@
 use std::{
     marker::PhantomData,
     os::fd::{AsRawFd as _, BorrowedFd},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use aya::Pod;
@@ -18,21 +21,45 @@ use memmap2::{MmapOptions, MmapRaw};
 /// is a multiple of four.
 #[derive(Debug)]
 pub(super) struct Mapping<T> {
-    memory: MmapRaw,
+    memory: Arc<MmapRaw>,
+    /// Bytes before the first element, and from one to the next.
+    offset: usize,
+    stride: usize,
     len: u32,
     record: PhantomData<T>,
 }
 
+/// A map of one value that is mapped into memory, to be taken apart by
+/// [`Mapping::part`].
+#[derive(Debug)]
+pub(super) struct Whole(Arc<MmapRaw>);
+
+impl Whole {
+    pub(super) fn new<T: Pod>(fd: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let memory = MmapOptions::new().len(size_of::<T>()).map_raw(fd.as_raw_fd())?;
+        Ok(Self(Arc::new(memory)))
+    }
+}
+
 impl<T: Pod> Mapping<T> {
-    /// The kernel pads array elements to eight bytes.
-    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+    /// `len` elements in a row in a value, `offset` bytes in.
+    ///
+    /// # Panics
+    /// Where the value is shorter.
+    pub(super) fn part(whole: &Whole, offset: usize, len: u32) -> Self {
+        const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() <= 4096) };
+        let stride = size_of::<T>();
+        assert!(offset + stride * len as usize <= whole.0.len(), "a part past the end");
+        Self { memory: Arc::clone(&whole.0), offset, stride, len, record: PhantomData }
+    }
 
     /// Maps all `len` elements of the map behind `fd`.
     pub(super) fn new(fd: BorrowedFd<'_>, len: u32) -> std::io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() <= 4096) };
-        let bytes = Self::STRIDE * len as usize;
-        let memory = MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd())?;
-        Ok(Self { memory, len, record: PhantomData })
+        // The kernel pads array elements to eight bytes.
+        let stride = size_of::<T>().next_multiple_of(8);
+        let memory = MmapOptions::new().len(stride * len as usize).map_raw(fd.as_raw_fd())?;
+        Ok(Self { memory: Arc::new(memory), offset: 0, stride, len, record: PhantomData })
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -46,12 +73,12 @@ impl<T: Pod> Mapping<T> {
     fn element(&self, index: u32) -> *mut u8 {
         assert!(index < self.len, "element {index} of a map of {}", self.len);
         // SAFETY: inside the mapping, by the line above.
-        unsafe { self.memory.as_mut_ptr().add(Self::STRIDE * index as usize) }
+        unsafe { self.memory.as_mut_ptr().add(self.offset + self.stride * index as usize) }
     }
 
     /// A 64-bit word of an element, `offset` bytes in.
     pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= Self::STRIDE);
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.stride);
         // SAFETY: inside the element and aligned, by the line above and the
         // mapping's and the stride's alignment.
         let word = unsafe { self.element(index).add(offset) }.cast::<u64>();
@@ -61,7 +88,7 @@ impl<T: Pod> Mapping<T> {
 
     /// A 32-bit word of an element, `offset` bytes in.
     pub(super) fn half_word(&self, index: u32, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= Self::STRIDE);
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.stride);
         // SAFETY: as in `word`.
         let word = unsafe { self.element(index).add(offset) }.cast::<u32>();
         // SAFETY: as above.

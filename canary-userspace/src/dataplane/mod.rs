@@ -2,6 +2,7 @@
 
 mod attach;
 mod bpffs;
+mod directory;
 mod error;
 mod fault;
 mod flow_table;
@@ -20,7 +21,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
-    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, Fault, Guard,
+    Backend, Cell, Fault, Guard,
     HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
 };
 
@@ -33,8 +34,9 @@ pub use guard::{GuardOrder, GuardState};
 pub use load::BENCH_OBJECT;
 pub use steer::Steering;
 
-use crate::plan::{Observed, Write, directory};
+use crate::plan::{self, Observed, Write};
 use error::Context as _;
+use directory::DirectoryMap;
 use mapping::Mapping;
 
 /// A Maglev table's element; see [`TABLE_WORD`].
@@ -69,8 +71,7 @@ pub struct Dataplane {
     settings: Mapping<Settings>,
     services: Mapping<Service>,
     backends: Mapping<Backend>,
-    displacements: Mapping<u32>,
-    directory: Mapping<DirectoryEntry>,
+    directory: DirectoryMap,
     tables: ArrayOfMaps<MapData, Array<MapData, TableWord>>,
     cells: PerCpuArray<MapData, Cell>,
     reasons: PerCpuArray<MapData, u64>,
@@ -153,7 +154,11 @@ impl Dataplane {
             Write::Table { number, slots } => self.put_table(*number, slots)?,
             // Arrays of maps have no delete here: an empty table is as good.
             Write::DropTable { number } => self.put_table(*number, &[])?,
-            Write::Directory { entries } => self.switch_directory(entries)?,
+            Write::Directory { entries } => {
+                let built = plan::directory::build(entries, &self.keys);
+                let built = built.context(|| "building the directory")?;
+                self.directory.switch_to(&built, &plan::directory::ports(entries));
+            }
             Write::Weights { service, weights } => {
                 let offset = std::mem::offset_of!(Service, weights);
                 let word = self.services.word(u32::from(*service), offset);
@@ -202,22 +207,6 @@ impl Dataplane {
             memory.write(index as u32, &word);
         }
         self.tables.set(u32::from(number), &table, 0).context(doing)
-    }
-
-    /// Writes the half that is not in force, then switches.
-    fn switch_directory(&mut self, entries: &[(DirectoryKey, u32)]) -> Result<(), DataplaneError> {
-        let built = directory::build(entries, &self.keys).context(|| "building the directory")?;
-        let offset = std::mem::offset_of!(Settings, directory_half);
-        let in_force = self.settings.half_word(0, offset);
-        let other = (in_force.load(std::sync::atomic::Ordering::Acquire) & 1) ^ 1;
-        for (i, displacement) in (0..).zip(&built.displacements) {
-            self.displacements.write(other * DIRECTORY_GROUPS + i, displacement);
-        }
-        for (i, entry) in (0..).zip(&built.entries) {
-            self.directory.write(other * DIRECTORY_SLOTS + i, entry);
-        }
-        in_force.store(other, std::sync::atomic::Ordering::Release);
-        Ok(())
     }
 
     /// A cell's counters, summed over CPUs.

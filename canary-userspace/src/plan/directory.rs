@@ -8,7 +8,7 @@
 use std::{cmp::Reverse, net::IpAddr};
 
 use canary_common::{
-    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, HashKeys,
+    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, HashKeys, PORTS,
     PROTO_TCP, PROTO_UDP, Probe,
 };
 
@@ -82,6 +82,16 @@ pub fn build(entries: &[(DirectoryKey, u32)], keys: &HashKeys) -> Result<Built, 
         place(&mut built, members, entries.len())?;
     }
     Ok(built)
+}
+
+/// The map `PORTS` for these keys.
+#[must_use]
+pub fn ports(entries: &[(DirectoryKey, u32)]) -> Vec<u8> {
+    let mut ports = vec![0; PORTS];
+    for (key, _) in entries {
+        ports[usize::from(key.port_be)] |= key.port_bit();
+    }
+    ports
 }
 
 /// The keys by group, empty groups left out, duplicates refused.

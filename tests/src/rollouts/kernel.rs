@@ -8,11 +8,11 @@ use aya::{
     Pod,
     maps::{Array, Map, MapData},
 };
-use canary_common::{Address, Guard, MAX_SERVICES, Service, WeightTable};
+use canary_common::{Address, Guard, Register, Service, WeightTable};
 
 /// The pinned maps of a lab's daemon, for one service.
 pub(super) struct Kernel {
-    services: Array<MapData, Service>,
+    register: Array<MapData, Register>,
     guards: Array<MapData, Guard>,
     number: u32,
 }
@@ -30,14 +30,12 @@ impl Kernel {
     /// Where no daemon has pinned its maps there, or none of its services is
     /// that one.
     pub(super) fn open(bpffs: &Path, listen: SocketAddr) -> Result<Self> {
-        let services = open::<Service>(bpffs, "SERVICES")?;
+        let register = open::<Register>(bpffs, "REGISTER")?;
         let (vip, port_be) = (Address::from(listen.ip()), listen.port().to_be());
-        let is_it = |number: &u32| {
-            let service = services.get(number, 0);
-            service.is_ok_and(|service| service.vip == vip && service.port_be == port_be)
-        };
-        let number = (0..MAX_SERVICES).find(is_it).with_context(|| format!("{listen} is gone"))?;
-        Ok(Self { services, guards: open(bpffs, "GUARDS")?, number })
+        let is_it = |service: &Service| service.vip == vip && service.port_be == port_be;
+        let number = register.get(&0, 0)?.services.iter().position(is_it);
+        let number = number.with_context(|| format!("{listen} is gone"))? as u32;
+        Ok(Self { register, guards: open(bpffs, "GUARDS")?, number })
     }
 
     /// The canary's share of new connections.
@@ -45,7 +43,7 @@ impl Kernel {
     /// # Errors
     /// Where the map cannot be read.
     pub(super) fn split(&self) -> Result<f64> {
-        let weights = self.services.get(&self.number, 0)?.weights;
+        let weights = self.register.get(&0, 0)?.services[self.number as usize].weights;
         Ok(WeightTable::unpack(weights).split.fraction())
     }
 
