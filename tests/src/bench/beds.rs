@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use canary::dataplane::{GuardOrder, Steering};
-use canary_common::{Cell, Cidr, Reason, ServiceFlags, SharedCell, Signals, Timeouts, Told, Track};
+use canary_common::{Cell, Cidr, Exchange, Reason, ServiceFlags, Signals, Timeouts, Told, Track};
 
 use super::wrapper::{Clients, Shot, Wrapper};
 use crate::{
-    frame::{ACK, Frame, SYN},
+    frame::{ACK, Frame, SYN, Transport},
     plane::{INGRESS, NewBackend, PASS, Plane, TX},
 };
 
@@ -28,6 +28,10 @@ pub const OPENS: u16 = 2;
 /// Of new flows of the steered and of the guarded service.
 pub const STEERED: u16 = 4;
 pub const GUARDED: u16 = 6;
+
+/// Whose first bytes say what they are.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 const SERVICE: u16 = 1;
 const STEERED_SERVICE: u16 = 2;
@@ -59,6 +63,9 @@ pub enum Kind {
     /// A flow's first.
     Opens,
     NotOurs,
+    /// Requests and responses with data in turns, of which these signals are
+    /// read.
+    Exchange(u16),
 }
 
 /// And who is counted at.
@@ -74,8 +81,9 @@ pub struct Expected {
 #[derive(Clone, Debug)]
 pub struct Counters {
     reasons: Vec<u64>,
-    cell: Cell,
-    pub shared: SharedCell,
+    pub cell: Cell,
+    /// First-byte times of the cell.
+    times: u64,
 }
 
 impl Bed {
@@ -110,6 +118,24 @@ impl Bed {
     pub fn one_service(&mut self) -> Result<()> {
         self.service(SERVICE, 0, &[(HOLDS, Track::Stable), (OPENS, Track::Stable)])?;
         self.plane.weights(SERVICE, 0.0, &[HOLDS], &[])
+    }
+
+    /// One service, whose second backend is the canary's.
+    ///
+    /// # Errors
+    /// As [`Bed::bare`].
+    pub fn of_two_tracks(flows: u32) -> Result<Self> {
+        let mut bed = Self::bare(flows, (false, false), Signals::ALL, INGRESS)?;
+        bed.service(SERVICE, 0, &[(HOLDS, Track::Stable), (OPENS, Track::Canary)])?;
+        Ok(bed)
+    }
+
+    /// Gives the canary so much of the new flows.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn split(&mut self, fraction: f64) -> Result<()> {
+        self.plane.weights(SERVICE, fraction, &[HOLDS], &[OPENS])
     }
 
     /// And two more: one whose clients are steered, and one with a guard.
@@ -243,6 +269,29 @@ impl Bed {
         self.plane.weights(SERVICE, 0.0, &[OPENS], &[])
     }
 
+    /// A request and its response, each as long as the wrapper's frames.
+    ///
+    /// # Errors
+    /// Where the wrapper has no such frames.
+    pub fn exchange(&self) -> Result<Shot> {
+        let clients = self.clients(0);
+        let len = Exchange::data_len(self.v6);
+        let frame = |kind, ack, words: &[u8]| {
+            let mut data = words.to_vec();
+            data.resize(len, b' ');
+            let mut frame = self.frame(&clients, kind, SERVICE).payload(&data);
+            if let Transport::Tcp { ack: number, .. } = &mut frame.transport {
+                *number = ack;
+            }
+            frame
+        };
+        let frames = [
+            frame(Kind::ToBackend, SERVER_SEQ, REQUEST),
+            frame(Kind::ToClient, CLIENT_SEQ + len as u32, RESPONSE),
+        ];
+        Ok(Shot::in_turns(&frames, &clients)?.advancing())
+    }
+
     /// What opens a flow and ends with both sides having spoken.
     #[must_use]
     pub fn handshake(&self, clients: &Clients) -> Vec<Frame> {
@@ -270,8 +319,9 @@ impl Bed {
     /// The kernel's.
     pub fn counters(&mut self, backend: u16) -> Result<Counters> {
         let reasons = self.plane.get().verdicts()?;
-        let (cell, shared) = self.plane.counters(backend)?;
-        Ok(Counters { reasons, cell, shared })
+        let (cell, _) = self.plane.counters(backend)?;
+        let times = self.plane.get().latencies(2 * backend).first_byte.count();
+        Ok(Counters { reasons, cell, times })
     }
 
     /// Nanoseconds a packet; an error where one of them was anything else than
@@ -305,24 +355,43 @@ impl Bed {
         expected: &Expected,
     ) -> Result<()> {
         let after = self.counters(expected.backend)?;
-        let bytes = runs * ip_bytes;
-        let (reason, cell) = match expected.kind {
-            Kind::ToBackend => {
-                (Reason::Pinned, Cell { packets_in: runs, bytes_in: bytes, ..Cell::default() })
-            }
-            Kind::ToClient => {
-                (Reason::Reply, Cell { packets_out: runs, bytes_out: bytes, ..Cell::default() })
-            }
-            Kind::Opens => {
-                let packets = Cell { packets_in: runs, bytes_in: bytes, ..Cell::default() };
-                (Reason::NewFlow, Cell { connections: runs, ..packets })
-            }
-            Kind::NotOurs => (Reason::NotOurs, Cell::default()),
-        };
-        reasons_are(before, &after, &[(reason, runs)])?;
+        let (reasons, cell, times) = expected.kind.counts(runs, ip_bytes);
+        reasons_are(before, &after, &reasons)?;
         let counted = after.cell.since(&before.cell);
         ensure!(counted == cell, "counted {counted:?}\ninstead of {cell:?}");
+        let timed = after.times - before.times;
+        ensure!(timed == times, "{timed} of {times} times");
         Ok(())
+    }
+}
+
+impl Kind {
+    /// What so many packets come to: reasons, counters, and times.
+    fn counts(self, runs: u64, ip_bytes: u64) -> (Vec<(Reason, u64)>, Cell, u64) {
+        let towards =
+            |packets| Cell { packets_in: packets, bytes_in: packets * ip_bytes, ..Cell::default() };
+        let back = |packets| Cell {
+            packets_out: packets,
+            bytes_out: packets * ip_bytes,
+            ..Cell::default()
+        };
+        match self {
+            Self::ToBackend => (vec![(Reason::Pinned, runs)], towards(runs), 0),
+            Self::ToClient => (vec![(Reason::Reply, runs)], back(runs), 0),
+            Self::Opens => {
+                let cell = Cell { connections: runs, ..towards(runs) };
+                (vec![(Reason::NewFlow, runs)], cell, 0)
+            }
+            Self::NotOurs => (vec![(Reason::NotOurs, runs)], Cell::default(), 0),
+            Self::Exchange(signals) => {
+                let each = runs / 2;
+                let read = |signal| if signals & signal != 0 { each } else { 0 };
+                let mut cell = Cell { http_2xx: read(Signals::HTTP), ..towards(each) };
+                cell.add(&back(each));
+                let reasons = vec![(Reason::Pinned, each), (Reason::Reply, each)];
+                (reasons, cell, read(Signals::LATENCY))
+            }
+        }
     }
 }
 

@@ -7,6 +7,10 @@ pub mod packets;
 pub mod report;
 pub mod rivals;
 pub mod rounds;
+pub mod signals;
+pub mod splits;
+pub mod steering;
+pub mod verified;
 pub mod wrapper;
 
 use anyhow::Result;
@@ -25,4 +29,10 @@ pub struct Group {
 }
 
 /// All there is, in the order of the report.
-pub const GROUPS: &[Group] = &[Group { name: "packets", quick: true, run: packets::sections }];
+pub const GROUPS: &[Group] = &[
+    Group { name: "packets", quick: true, run: packets::sections },
+    Group { name: "signals", quick: true, run: signals::sections },
+    Group { name: "verified", quick: true, run: verified::sections },
+    Group { name: "split", quick: false, run: splits::sections },
+    Group { name: "steering", quick: false, run: steering::sections },
+];
