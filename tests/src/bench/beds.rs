@@ -3,8 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
-use canary::dataplane::{GuardOrder, Steering};
+use anyhow::{Context as _, Result, ensure};
+use canary::{
+    dataplane::{GuardOrder, Steering},
+    plan::Write,
+};
 use canary_common::{Cell, Cidr, Exchange, Reason, ServiceFlags, Signals, Timeouts, Told, Track};
 
 use super::wrapper::{Clients, Shot, Wrapper};
@@ -93,6 +96,28 @@ impl Bed {
     /// Without root, or where the kernel refuses.
     pub fn bare(flows: u32, (v6, udp): (bool, bool), signals: u16, out: u32) -> Result<Self> {
         Ok(Self { plane: Plane::with_signals(flows, signals)?, v6, udp, out })
+    }
+
+    /// Has frames to the backend of the table's flows leave by another interface.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn leave_by(&mut self, ifindex: u32) -> Result<()> {
+        let new = NewBackend {
+            number: HOLDS,
+            service: SERVICE,
+            track: Track::Stable,
+            vip: self.vip(SERVICE),
+            address: self.backend(HOLDS),
+            udp: self.udp,
+            ifindex,
+            resolved: true,
+            shares_with: None,
+        };
+        Ok(self.plane.get().apply(&[
+            Write::AllowInterface { ifindex },
+            Write::Backend { number: HOLDS, record: new.record() },
+        ])?)
     }
 
     /// With one service, all of whose flows are the first backend's.
@@ -259,7 +284,7 @@ impl Bed {
         let packets = if self.udp { 2 } else { 3 };
         let packets = shot.flows() * packets;
         let ran = wrapper.run(self.plane.path()?, &mut shot, packets)?;
-        ensure!(ran.action == TX, "filling the table: action {}", ran.action);
+        ran.answered(TX).context("filling the table")?;
         let after = self.counters(HOLDS)?;
         let pinned = if self.udp { 0 } else { flows };
         let reasons = [(Reason::NewFlow, flows), (Reason::Reply, flows), (Reason::Pinned, pinned)];
@@ -338,7 +363,7 @@ impl Bed {
     ) -> Result<f64> {
         let before = self.counters(expected.backend)?;
         let ran = wrapper.run(self.plane.path()?, shot, runs)?;
-        ensure!(ran.action == expected.action, "action {}", ran.action);
+        ran.answered(expected.action)?;
         self.counted(&before, u64::from(runs), shot.ip_bytes(0), expected)?;
         Ok(ran.nanoseconds)
     }

@@ -2,6 +2,7 @@
 //! docs/performance.md says what they mean.
 
 pub mod beds;
+pub mod live;
 pub mod machine;
 pub mod packets;
 pub mod report;
@@ -33,6 +34,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "packets", quick: true, run: packets::sections },
     Group { name: "signals", quick: true, run: signals::sections },
     Group { name: "verified", quick: true, run: verified::sections },
+    Group { name: "live", quick: false, run: live::sections },
     Group { name: "split", quick: false, run: splits::sections },
     Group { name: "steering", quick: false, run: steering::sections },
 ];

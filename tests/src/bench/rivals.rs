@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::Xdp,
+    programs::{Xdp, XdpMode},
 };
 use canary::{dataplane::BENCH_OBJECT, plan::checksum_deltas};
 use canary_common::{FrameAddresses, NatTarget};
 
 use super::wrapper::{Shot, Wrapper, load, program_of};
-use crate::plane::{BACKEND_MAC, OWN_MAC, TX};
+use crate::plane::{BACKEND_MAC, DROP, OWN_MAC, PASS, TX};
 
 /// What they are; each does more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,16 @@ impl Rival {
             Self::Swap => "canary_swap",
             Self::Lru => "canary_lru",
             Self::Nat => "canary_nat",
+        }
+    }
+
+    /// What it answers with.
+    #[must_use]
+    pub const fn action(self) -> u32 {
+        match self {
+            Self::Pass => PASS,
+            Self::Drop => DROP,
+            Self::Swap | Self::Lru | Self::Nat => TX,
         }
     }
 }
@@ -86,8 +96,23 @@ impl Rivals {
     pub fn fill(&self, wrapper: &mut Wrapper, shot: &mut Shot) -> Result<()> {
         let flows = shot.flows();
         let ran = wrapper.run(program_of(&self.ebpf, FILL)?, shot, flows)?;
-        ensure!(ran.action == TX, "filling the map of flows: action {}", ran.action);
+        ran.answered(TX).context("filling the map of flows")?;
         self.no_misses()
+    }
+
+    /// Has these interfaces of this thread's namespace drop what comes in.
+    ///
+    /// # Errors
+    /// Where one is not there, or knows no native programs.
+    pub fn drop_on(&mut self, interfaces: &[&str]) -> Result<()> {
+        let program = self.ebpf.program_mut(Rival::Drop.program()).context("no program")?;
+        let program: &mut Xdp = program.try_into()?;
+        for interface in interfaces {
+            program
+                .attach(interface, XdpMode::Driver)
+                .with_context(|| format!("attaching to {interface}"))?;
+        }
+        Ok(())
     }
 
     /// # Errors

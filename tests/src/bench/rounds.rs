@@ -1,7 +1,7 @@
 //! Alternating rounds: each case once a round, so that what disturbs the
 //! machine disturbs all of them.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::{
     beds::{Bed, Expected, Kind},
@@ -9,7 +9,6 @@ use super::{
     rivals::{Rival, Rivals},
     wrapper::{Shot, Wrapper, time_alone},
 };
-use crate::plane::{DROP, PASS, TX};
 
 /// All that cases run on.
 #[allow(missing_debug_implementations, reason = "aya's programs have none")]
@@ -25,6 +24,7 @@ pub struct Case {
     pub name: String,
     on: On,
     shot: Shot,
+    wanted: Option<Wanted>,
     against: Option<(String, By, Option<Wanted>)>,
     /// One a round.
     figures: Vec<f64>,
@@ -40,7 +40,7 @@ enum On {
 
 impl Case {
     fn new(name: &str, on: On, shot: Shot) -> Self {
-        Self { name: name.to_owned(), on, shot, against: None, figures: Vec::new() }
+        Self { name: name.to_owned(), on, shot, wanted: None, against: None, figures: Vec::new() }
     }
 
     #[must_use]
@@ -66,17 +66,35 @@ impl Case {
         self
     }
 
-    fn time(&mut self, field: &mut Field, runs: u32) -> Result<()> {
+    /// With what its own figure is to come to.
+    #[must_use]
+    pub const fn wanted(mut self, wanted: Wanted) -> Self {
+        self.wanted = Some(wanted);
+        self
+    }
+
+    /// Rates in place of times: nanoseconds become millions a second.
+    pub fn rates(&mut self) {
+        for figure in &mut self.figures {
+            *figure = 1000.0 / *figure;
+        }
+    }
+
+    /// Measured once, on so many packets.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, or a packet was not what it should be.
+    pub fn time(&mut self, field: &mut Field, runs: u32) -> Result<()> {
         let Field { wrapper, rivals, beds } = field;
         let figure = match &self.on {
             On::Alone(rival) => {
                 let ran = time_alone(rivals.program(*rival)?, &self.shot, runs)?;
-                answered(*rival, ran.action)?;
+                ran.answered(rival.action())?;
                 ran.nanoseconds
             }
             On::Rival(rival) => {
                 let ran = wrapper.run(rivals.program(*rival)?, &mut self.shot, runs)?;
-                answered(*rival, ran.action)?;
+                ran.answered(rival.action())?;
                 rivals.no_misses()?;
                 ran.nanoseconds
             }
@@ -95,16 +113,6 @@ impl Case {
         self.figures.push(figure);
         Ok(())
     }
-}
-
-fn answered(rival: Rival, action: u32) -> Result<()> {
-    let wanted = match rival {
-        Rival::Pass => PASS,
-        Rival::Drop => DROP,
-        Rival::Swap | Rival::Lru | Rival::Nat => TX,
-    };
-    ensure!(action == wanted, "action {action}");
-    Ok(())
 }
 
 /// Times every case once a round, each on so many packets.
@@ -126,7 +134,7 @@ pub fn alternate(field: &mut Field, cases: &mut [Case], rounds: usize, runs: u32
 /// Where nothing was measured, or a case is compared with one that is not.
 pub fn section(name: &str, about: String, unit: &str, cases: &[Case]) -> Result<Section> {
     let rows = cases.iter().map(|case| {
-        let row = Row::of(&case.name, &case.figures)?;
+        let row = Row { wanted: case.wanted, ..Row::of(&case.name, &case.figures)? };
         let Some((other, by, wanted)) = &case.against else { return Ok(row) };
         let figures = cases.iter().find(|case| case.name == *other);
         let figures = figures.with_context(|| format!("no row {other}"))?;

@@ -30,7 +30,7 @@ pub fn sections(_quick: bool) -> Result<Vec<Section>> {
             let before = [bed.counters(HOLDS)?, bed.counters(OPENS)?];
             let flows = shot.flows();
             let ran = wrapper.run(bed.plane.path()?, &mut shot, flows)?;
-            ensure!(ran.action == TX, "action {}", ran.action);
+            ran.answered(TX)?;
             let after = [bed.counters(HOLDS)?, bed.counters(OPENS)?];
             let [stable, canary] =
                 [0, 1].map(|track| after[track].cell.connections - before[track].cell.connections);

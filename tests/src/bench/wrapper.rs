@@ -58,8 +58,8 @@ pub struct Shot {
 /// How a run was.
 #[derive(Clone, Copy, Debug)]
 pub struct Timed {
-    /// Of the last packet.
-    pub action: u32,
+    /// Of the last packet; of frames that really leave it is not told.
+    pub action: Option<u32>,
     /// A packet, by the kernel's own measure.
     pub nanoseconds: f64,
 }
@@ -175,6 +175,8 @@ pub struct Wrapper {
     random: Random,
     /// Where packets come in, by number; `None`: loopback.
     ingress: Option<u32>,
+    /// Frames really leave.
+    live: bool,
 }
 
 impl Wrapper {
@@ -189,7 +191,7 @@ impl Wrapper {
         let exchange = Array::try_from(map("EXCHANGE")?)?;
         let measured = ProgramArray::try_from(map("MEASURED")?)?;
         let random = Random::new(1);
-        Ok(Self { ebpf, exchange, measured, inside: None, random, ingress: None })
+        Ok(Self { ebpf, exchange, measured, inside: None, random, ingress: None, live: false })
     }
 
     /// Has packets come in by this interface.
@@ -197,29 +199,16 @@ impl Wrapper {
         self.ingress = Some(ifindex);
     }
 
-    /// Runs `program` on so many packets, each a copy.
+    /// Has frames really leave, from now on, or not.
+    pub const fn live(&mut self, live: bool) {
+        self.live = live;
+    }
+
+    /// Runs `program` on so many packets.
     ///
     /// # Errors
     /// Where the kernel refuses.
     pub fn run(&mut self, program: &Xdp, shot: &mut Shot, runs: u32) -> Result<Timed> {
-        self.run_with(program, shot, runs, TestRunAttrs::new())
-    }
-
-    /// The same with frames that really leave.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn run_live(&mut self, program: &Xdp, shot: &mut Shot, runs: u32) -> Result<Timed> {
-        self.run_with(program, shot, runs, TestRunAttrs::new().xdp_live_frames(LIVE_BATCH))
-    }
-
-    fn run_with(
-        &mut self,
-        program: &Xdp,
-        shot: &mut Shot,
-        runs: u32,
-        attrs: TestRunAttrs,
-    ) -> Result<Timed> {
         let fd = program.fd()?;
         let number = fd.as_fd().as_raw_fd();
         if self.inside != Some(number) {
@@ -230,11 +219,23 @@ impl Wrapper {
         self.exchange.set(0, shot.exchange, 0)?;
         let wrapper: &Xdp = program_of(&self.ebpf, shot.wrapper())?;
         let context = self.ingress.map(|ifindex| md(shot.bytes.len() as u32, ifindex));
-        let timed = time(wrapper, &shot.bytes, context.as_deref(), runs, attrs)?;
+        let timed = time(wrapper, &shot.bytes, context.as_deref(), runs, self.live)?;
         if shot.exchange.data != 0 {
             shot.exchange = self.exchange.get(&0, 0)?;
         }
         Ok(timed)
+    }
+}
+
+impl Timed {
+    /// That the last packet was answered by this.
+    ///
+    /// # Errors
+    /// Where it was not.
+    pub fn answered(&self, action: u32) -> Result<()> {
+        let other = self.action.filter(|&own| own != action);
+        ensure!(other.is_none(), "action {other:?} instead of {action}");
+        Ok(())
     }
 }
 
@@ -243,7 +244,7 @@ impl Wrapper {
 /// # Errors
 /// Where the kernel refuses.
 pub fn time_alone(program: &Xdp, shot: &Shot, runs: u32) -> Result<Timed> {
-    time(program, &shot.bytes, None, runs, TestRunAttrs::new())
+    time(program, &shot.bytes, None, runs, false)
 }
 
 fn time(
@@ -251,8 +252,10 @@ fn time(
     bytes: &[u8],
     context: Option<&[u8]>,
     repeat: u32,
-    attrs: TestRunAttrs,
+    live: bool,
 ) -> Result<Timed> {
+    let attrs = TestRunAttrs::new();
+    let attrs = if live { attrs.xdp_live_frames(LIVE_BATCH) } else { attrs };
     let ran = program.test_run(TestRunOptions {
         data_in: Some(bytes),
         ctx_in: context,
@@ -260,7 +263,8 @@ fn time(
         attrs,
         ..TestRunOptions::default()
     })?;
-    Ok(Timed { action: ran.return_value, nanoseconds: ran.duration.as_nanos() as f64 })
+    let action = (!live).then_some(ran.return_value);
+    Ok(Timed { action, nanoseconds: ran.duration.as_nanos() as f64 })
 }
 
 /// A `struct xdp_md` of a frame that came in by an interface.
