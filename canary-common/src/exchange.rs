@@ -26,12 +26,16 @@ pub struct Exchange {
     /// Flows of one address, less one, as a mask and as a shift.
     pub port_mask: u32,
     pub address_shift: u32,
-    /// The other end, where it is drawn as well: the first one's last 32 bits,
-    /// host byte order; their number less one, a power of two, 0 where the
-    /// frames say who it is; and how far each is from the one before.
-    pub far: u32,
-    pub far_mask: u32,
-    pub far_stride: u32,
+    /// Where a flow's service is drawn as well: the first one's address, as
+    /// above, and their number less one, a power of two; 0 where the frames
+    /// say which one.
+    pub vip: u32,
+    pub vip_mask: u32,
+    /// The first backend's address, as above, to which the list of backends
+    /// adds; 0 where the frames say which one. And where in the list the first
+    /// flow's is, in words.
+    pub backend: u32,
+    pub list: u32,
     /// The next frame's number, and how many there are.
     pub turn: u32,
     pub turns: u32,
@@ -40,7 +44,6 @@ pub struct Exchange {
     /// Bytes of data in each frame, by which the next one's sequence and
     /// acknowledgement numbers are higher; 0 leaves them.
     pub data: u32,
-    pub reserved: u32,
     /// As words of their bytes.
     pub frames: [[u64; EXCHANGE_FRAME / 8]; EXCHANGE_TURNS],
 }
@@ -77,11 +80,19 @@ impl Exchange {
         (address, self.port.wrapping_add(flow & self.port_mask) as u16)
     }
 
-    /// The same of the other end's address.
+    /// The same of its service's address.
     #[inline(always)]
     #[must_use]
-    pub const fn far(&self, flow: u32) -> u32 {
-        self.far.wrapping_add((flow & self.far_mask).wrapping_mul(self.far_stride))
+    pub const fn service(&self, flow: u32) -> u32 {
+        self.vip.wrapping_add(flow & self.vip_mask)
+    }
+
+    /// Where a flow's backend stands in the list: the word, and the bit in it
+    /// from which on 16 are the backend's number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn listed(&self, flow: u32) -> (u32, u32) {
+        (self.list.wrapping_add(flow / 4), flow % 4 * 16)
     }
 }
 

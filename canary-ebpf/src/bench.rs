@@ -28,6 +28,11 @@ mod wrapper {
     #[map]
     static EXCHANGE: Array<Exchange> = Array::with_max_entries(1, 0);
 
+    /// Backends of flows, four to a word: see [`Exchange::listed`]. Size set at
+    /// load, written by the benchmark.
+    #[map]
+    static BACKEND_OF: Array<u64> = Array::with_max_entries(1, 0);
+
     /// One frame for all flows, its headers only: the least that can be done.
     #[xdp(frags)]
     fn canary_draw_v4(ctx: XdpContext) -> u32 {
@@ -118,21 +123,23 @@ mod wrapper {
         let flow = if turn == 0 { exchange.draw() } else { exchange.flow };
         exchange.turn = if turn + 1 < exchange.turns { turn + 1 } else { 0 };
         let client = exchange.client(flow);
-        let (spread, far) = (exchange.far_mask != 0, exchange.far(flow));
+        let (draws_service, service) = (exchange.vip_mask != 0, exchange.service(flow));
+        let (first, listed) = (exchange.backend, exchange.listed(flow));
         let to_client = exchange.to_client >> (turn & 31) & 1 != 0;
         let data = exchange.data;
-        let [first, second, third] = &mut exchange.frames;
+        let [one, two, three] = &mut exchange.frames;
         let next = match turn {
-            0 => first,
-            1 => second,
-            _ => third,
+            0 => one,
+            1 => two,
+            _ => three,
         };
         put::<{ EXCHANGE_FRAME / 8 }>(start, next);
         name_client::<F, EXCHANGE_FRAME>(frame, client, to_client);
-        if spread && to_client {
-            F::set_source(frame, far.to_be());
-        } else if spread {
-            F::set_destination(frame, far.to_be());
+        if to_client && first != 0 {
+            let number = *BACKEND_OF.get(listed.0)? >> listed.1 & 0xffff;
+            F::set_source(frame, first.wrapping_add(number as u32).to_be());
+        } else if !to_client && draws_service {
+            F::set_destination(frame, service.to_be());
         }
         if data != 0 {
             advance::<F>(next, data);

@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, ensure};
 use canary_common::Signals;
 
 use super::{
-    beds::{Bed, Expected, HOLDS, Kind, ROOM},
+    beds::{Bed, HOLDS, ROOM},
+    counted::{Expected, Kind},
     machine,
     packets::{LRU, SWAP},
     report::{By, Section, Wanted},

@@ -2,12 +2,16 @@
 //! docs/performance.md says what they mean.
 
 pub mod beds;
+pub mod counted;
+pub mod growth;
 pub mod live;
 pub mod machine;
+pub mod many;
 pub mod packets;
 pub mod report;
 pub mod rivals;
 pub mod rounds;
+pub mod shots;
 pub mod signals;
 pub mod splits;
 pub mod steering;
@@ -35,6 +39,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "signals", quick: true, run: signals::sections },
     Group { name: "verified", quick: true, run: verified::sections },
     Group { name: "live", quick: false, run: live::sections },
+    Group { name: "growth", quick: false, run: growth::sections },
     Group { name: "split", quick: false, run: splits::sections },
     Group { name: "steering", quick: false, run: steering::sections },
 ];

@@ -4,7 +4,8 @@
 use anyhow::{Result, ensure};
 
 use super::{
-    beds::{Bed, Expected, GUARDED, HOLDS, Kind, OPENS, ROOM, STEERED},
+    beds::{Bed, GUARDED, HOLDS, OPENS, ROOM, STEERED},
+    counted::{Expected, Kind},
     machine,
     report::{By, Section, Wanted},
     rivals::{Rival, Rivals},

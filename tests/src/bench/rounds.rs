@@ -4,7 +4,8 @@
 use anyhow::{Context as _, Result};
 
 use super::{
-    beds::{Bed, Expected, Kind},
+    beds::Bed,
+    counted::{Expected, Kind},
     report::{By, Row, Section, Wanted},
     rivals::{Rival, Rivals},
     wrapper::{Shot, Wrapper, time_alone},
@@ -105,7 +106,7 @@ impl Case {
                 let runs = if opens { runs.min(self.shot.flows()) } else { runs };
                 let figure = bed.run(wrapper, &mut self.shot, runs, expected)?;
                 if opens {
-                    bed.forget(&[expected.backend]);
+                    bed.forget(&bed.counted_at(expected.backend));
                 }
                 figure
             }

@@ -5,7 +5,8 @@ use anyhow::Result;
 use canary_common::Signals;
 
 use super::{
-    beds::{Bed, Expected, HOLDS, Kind},
+    beds::{Bed, HOLDS},
+    counted::{Expected, Kind},
     machine,
     packets::SWAP,
     report::{By, Section, Wanted},

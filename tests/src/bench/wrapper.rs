@@ -20,6 +20,9 @@ use crate::{frame::Frame, random::Random};
 const WRAPPERS: [&str; 4] =
     ["canary_draw_v4", "canary_draw_v6", "canary_turns_v4", "canary_turns_v6"];
 
+/// Backends in a word of the list.
+const LISTED: u32 = 4;
+
 /// Live frames of a batch: as many as a driver's poll takes.
 const LIVE_BATCH: u32 = 64;
 
@@ -32,13 +35,17 @@ pub struct Clients {
     pub shift: u32,
 }
 
-/// The other end, where it is drawn too: so many addresses, a power of two, each
-/// so far from the one before. A flow's is that of its last bits.
+/// The other ends, where they are drawn too. A flow's service is that of its
+/// last bits, its backend the wrapper's list's.
 #[derive(Clone, Copy, Debug)]
-pub struct Far {
-    pub first: IpAddr,
-    pub number: u32,
-    pub stride: u32,
+pub struct Ends {
+    /// The first service's address, and their number, a power of two.
+    pub vip: IpAddr,
+    pub services: u32,
+    /// The address that a backend's number is added to.
+    pub backend: IpAddr,
+    /// Where in the list the flows' backends begin.
+    pub list: u32,
 }
 
 /// What a run is of.
@@ -122,22 +129,29 @@ impl Shot {
         self
     }
 
-    /// With another end for each flow.
+    /// With ends of its own for each flow.
     ///
     /// # Errors
-    /// Where their number is no power of two above 1.
-    pub fn spread(mut self, far: &Far) -> Result<Self> {
-        ensure!(far.number > 1 && far.number.is_power_of_two(), "{} other ends", far.number);
+    /// Where the services' number is no power of two.
+    pub fn between(mut self, ends: &Ends) -> Result<Self> {
+        ensure!(ends.services.is_power_of_two(), "{} services", ends.services);
         ensure!(self.turns, "this wrapper draws clients only");
-        self.exchange.far = last_word(far.first);
-        self.exchange.far_mask = far.number - 1;
-        self.exchange.far_stride = far.stride;
+        self.exchange.vip = last_word(ends.vip);
+        self.exchange.vip_mask = ends.services - 1;
+        self.exchange.backend = last_word(ends.backend);
+        self.exchange.list = ends.list / LISTED;
         Ok(self)
     }
 
     #[must_use]
     pub const fn flows(&self) -> u32 {
         self.exchange.mask + 1
+    }
+
+    /// The client of a flow, as [`Exchange::client`].
+    #[must_use]
+    pub const fn client(&self, flow: u32) -> (u32, u16) {
+        self.exchange.client(flow)
     }
 
     /// IP bytes of frame `turn`.
@@ -183,11 +197,29 @@ impl Wrapper {
     /// # Errors
     /// Without root, or before Linux 5.18, which knows no multi-buffer frames.
     pub fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(BENCH_OBJECT).context("the benchmark's object")?;
+        Self::with_backends(&[0])
+    }
+
+    /// With a list of flows' backends, for [`Ends`].
+    ///
+    /// # Errors
+    /// As [`Wrapper::load`].
+    pub fn with_backends(backends: &[u16]) -> Result<Self> {
+        let words = backends.len().div_ceil(LISTED as usize);
+        let mut loader = EbpfLoader::new();
+        let mut ebpf = loader
+            .map_max_entries("BACKEND_OF", words as u32)
+            .load(BENCH_OBJECT)
+            .context("the benchmark's object")?;
         for name in WRAPPERS {
             load(&mut ebpf, name)?;
         }
         let mut map = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let mut list: Array<_, u64> = Array::try_from(map("BACKEND_OF")?)?;
+        for (at, numbers) in (0..).zip(backends.chunks(LISTED as usize)) {
+            let word = numbers.iter().rev().fold(0, |word, &number| word << 16 | u64::from(number));
+            list.set(at, word, 0)?;
+        }
         let exchange = Array::try_from(map("EXCHANGE")?)?;
         let measured = ProgramArray::try_from(map("MEASURED")?)?;
         let random = Random::new(1);
