@@ -3,6 +3,7 @@
 
 pub mod beds;
 pub mod counted;
+pub mod cpus;
 pub mod growth;
 pub mod live;
 pub mod machine;
@@ -40,6 +41,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "verified", quick: true, run: verified::sections },
     Group { name: "live", quick: false, run: live::sections },
     Group { name: "growth", quick: false, run: growth::sections },
+    Group { name: "cpus", quick: false, run: cpus::sections },
     Group { name: "split", quick: false, run: splits::sections },
     Group { name: "steering", quick: false, run: steering::sections },
 ];

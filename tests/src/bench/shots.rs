@@ -23,7 +23,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// Flows of one client's address: 256.
 const SHIFT: u32 = 8;
-const FIRST_PORT: u16 = 0x4000;
+pub(super) const FIRST_PORT: u16 = 0x4000;
 
 impl Bed {
     /// The flows that the table holds: `1 << bits`.
@@ -56,8 +56,15 @@ impl Bed {
     /// # Errors
     /// Where the wrapper has no such frame.
     pub fn pinned(&self, kind: Kind, bits: u32) -> Result<Shot> {
-        let clients = self.clients(bits);
-        Shot::of(&self.frame(&clients, kind, SERVICE), &clients)
+        self.pinned_of(kind, &self.clients(bits))
+    }
+
+    /// The same, of these.
+    ///
+    /// # Errors
+    /// Where the wrapper has no such frame.
+    pub fn pinned_of(&self, kind: Kind, clients: &Clients) -> Result<Shot> {
+        Shot::of(&self.frame(clients, kind, SERVICE), clients)
     }
 
     /// First packets of flows that never were before.
@@ -83,27 +90,33 @@ impl Bed {
         Shot::of(&Frame { to, ..self.frame(&clients, Kind::ToBackend, SERVICE) }, &clients)
     }
 
-    /// A request and its response, each as long as the wrapper's frames.
+    /// Requests and responses of the first flow, in turns.
     ///
     /// # Errors
     /// Where the wrapper has no such frames.
     pub fn exchange(&self) -> Result<Shot> {
         let clients = self.clients(0);
+        let frames = self.talk(&clients, [REQUEST, RESPONSE]);
+        Ok(Shot::in_turns(&frames, &clients)?.advancing())
+    }
+
+    /// What client and backend say, each as long as the wrapper's frames.
+    #[must_use]
+    pub fn talk(&self, clients: &Clients, words: [&[u8]; 2]) -> [Frame; 2] {
         let len = Exchange::data_len(self.v6);
         let frame = |kind, ack, words: &[u8]| {
             let mut data = words.to_vec();
             data.resize(len, b' ');
-            let mut frame = self.frame(&clients, kind, SERVICE).payload(&data);
+            let mut frame = self.frame(clients, kind, SERVICE).payload(&data);
             if let Transport::Tcp { ack: number, .. } = &mut frame.transport {
                 *number = ack;
             }
             frame
         };
-        let frames = [
-            frame(Kind::ToBackend, SERVER_SEQ, REQUEST),
-            frame(Kind::ToClient, CLIENT_SEQ + len as u32, RESPONSE),
-        ];
-        Ok(Shot::in_turns(&frames, &clients)?.advancing())
+        [
+            frame(Kind::ToBackend, SERVER_SEQ, words[0]),
+            frame(Kind::ToClient, CLIENT_SEQ + len as u32, words[1]),
+        ]
     }
 
     /// What opens a flow and ends with both sides having spoken.

@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,6 +20,9 @@ use crate::{frame::Frame, random::Random};
 
 const WRAPPERS: [&str; 4] =
     ["canary_draw_v4", "canary_draw_v6", "canary_turns_v4", "canary_turns_v6"];
+
+/// Wrappers so far.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// Backends in a word of the list.
 const LISTED: u32 = 4;
@@ -222,7 +226,8 @@ impl Wrapper {
         }
         let exchange = Array::try_from(map("EXCHANGE")?)?;
         let measured = ProgramArray::try_from(map("MEASURED")?)?;
-        let random = Random::new(1);
+        // Another order on each CPU.
+        let random = Random::new(SERIAL.fetch_add(1, Ordering::Relaxed));
         Ok(Self { ebpf, exchange, measured, inside: None, random, ingress: None, live: false })
     }
 
