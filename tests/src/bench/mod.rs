@@ -1,6 +1,7 @@
 //! Figures of canary, and of programs and ways beside it: `cargo xtask bench`.
 //! docs/performance.md says what they mean.
 
+pub mod baseline;
 pub mod beds;
 pub mod counted;
 pub mod cpus;

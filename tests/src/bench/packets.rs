@@ -2,6 +2,7 @@
 //! programs that do less.
 
 use anyhow::{Result, ensure};
+use canary_common::Signals;
 
 use super::{
     beds::{Bed, GUARDED, HOLDS, OPENS, ROOM, STEERED},
@@ -152,7 +153,14 @@ fn established(field: &Field, bits: u32) -> Result<Vec<Case>> {
         case("IPv6, to the backend", V6, Kind::ToBackend)?.against(v4_in, By::Ratio, v6),
         case("IPv6, to the client", V6, Kind::ToClient)?.against(v4_out, By::Ratio, v6),
         case("UDP, to the backend", UDP, Kind::ToBackend)?.against(reference, By::Ratio, None),
-        case("UDP, to the client", UDP, Kind::ToClient)?.against(reference, By::Ratio, None),
+        // An answer ends a wait, and its time is taken.
+        Case::on(
+            "UDP, question and answer in turns",
+            UDP,
+            Expected::new(Kind::Exchange(Signals::LATENCY), HOLDS),
+            field.beds[UDP].datagrams(bits)?,
+        )
+        .against(reference, By::Ratio, None),
     ])
 }
 

@@ -46,7 +46,7 @@ impl Bed {
             (Kind::ToClient, false) => Frame::tcp(backend, client, ACK, SERVER_SEQ, CLIENT_SEQ),
             (Kind::Opens, false) => Frame::tcp(client, vip, SYN, CLIENT_SEQ - 1, 0),
             (_, false) => Frame::tcp(client, vip, ACK, CLIENT_SEQ, SERVER_SEQ),
-            (Kind::ToClient, true) => Frame::udp(backend, client).payload(b"an answer"),
+            (Kind::ToClient, true) => Frame::udp(backend, client).payload(b"one answer"),
             (_, true) => Frame::udp(client, vip).payload(b"a question"),
         }
     }
@@ -79,6 +79,16 @@ impl Bed {
         };
         let clients = self.newcomers(bits);
         Ok(Shot::of(&self.frame(&clients, Kind::Opens, service), &clients)?.afresh())
+    }
+
+    /// A question and its answer, in turns, of the flows that the table holds:
+    /// of datagrams.
+    ///
+    /// # Errors
+    /// Where the wrapper has no such frames.
+    pub fn datagrams(&self, bits: u32) -> Result<Shot> {
+        let clients = self.clients(bits);
+        Shot::in_turns(&self.handshake(&clients, SERVICE), &clients)
     }
 
     /// Packets to somewhere else.

@@ -5,6 +5,9 @@ use anyhow::{Context as _, Result};
 use super::report::{Row, Section};
 use crate::{netns::in_new_namespace, plane::Plane};
 
+/// The section's name.
+pub const NAME: &str = "verified";
+
 /// # Errors
 /// Without root, or before Linux 5.16, which does not tell.
 pub fn sections(_quick: bool) -> Result<Vec<Section>> {
@@ -19,6 +22,6 @@ pub fn sections(_quick: bool) -> Result<Vec<Section>> {
         }
         let about = "what the kernel's verifier walked through (its limit is 1,000,000)".to_owned();
         let unit = "instructions".to_owned();
-        Ok(vec![Section { name: "verified".to_owned(), about, unit, rows }])
+        Ok(vec![Section { name: NAME.to_owned(), about, unit, rows }])
     })
 }
