@@ -26,7 +26,7 @@ pub use directory::{
     DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, DirectoryKey, EntryKind, PORTS, Probe,
     Register,
 };
-pub use exchange::{EXCHANGE_FRAME, Exchange};
+pub use exchange::{EXCHANGE_FRAME, EXCHANGE_TURNS, Exchange, NatTarget};
 pub use fault::{Fault, FaultKind};
 pub use flow::{Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, WAYS, deadline_passed};
 pub use guard::{Guard, GuardStatus};
@@ -95,7 +95,7 @@ const _: () = assert!(size_of::<Settings>() == 56);
 mod pod {
     use super::{
         Backend, Bucket, Cell, DirectoryEntry, Exchange, Fault, Flow, FlowKey, Guard, HashKeys,
-        Latencies, Register, Service, Settings, SharedCell, Steer, WhereAnswer,
+        Latencies, NatTarget, Register, Service, Settings, SharedCell, Steer, WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -115,6 +115,7 @@ mod pod {
         Guard,
         HashKeys,
         Latencies,
+        NatTarget,
         Register,
         Service,
         Settings,

@@ -1,5 +1,6 @@
-//! Set-up, build, tests and demo of canary: `cargo xtask --help`.
+//! Set-up, build, tests, demo and benchmark of canary: `cargo xtask --help`.
 
+mod bench;
 mod process;
 mod residue;
 mod setup;
@@ -41,6 +42,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure what canary costs, beside others; --quick takes a minute
+    Bench {
+        /// For the benchmark itself, such as --quick or --only packets
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check format and lints; warnings are errors
     Lint,
     /// Start a program as root (how `test` starts the tests)
@@ -70,6 +77,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Build { release } => build(release),
         Task::Test { filter } => tests::test(filter.as_deref()),
         Task::Demo { arguments } => demo(&arguments),
+        Task::Bench { arguments } => bench::bench(&arguments),
         Task::Lint => lint(),
         Task::AsRoot { program, arguments } => as_root(&program, &arguments),
     }

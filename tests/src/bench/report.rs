@@ -23,6 +23,9 @@ pub struct Row {
     pub min: f64,
     pub median: f64,
     pub max: f64,
+    /// What the median is to come to.
+    #[serde(default)]
+    pub wanted: Option<Wanted>,
     /// Against another row of the section, where there is something to compare.
     pub against: Option<Against>,
 }
@@ -62,7 +65,13 @@ impl Row {
     /// Where nothing was measured.
     pub fn of(name: impl Into<String>, figures: &[f64]) -> Result<Self> {
         let [min, median, max] = spread(figures)?;
-        Ok(Self { name: name.into(), min, median, max, against: None })
+        Ok(Self { name: name.into(), min, median, max, wanted: None, against: None })
+    }
+
+    /// The same, with what its median is to come to.
+    #[must_use]
+    pub fn wanted(self, wanted: Wanted) -> Self {
+        Self { wanted: Some(wanted), ..self }
     }
 
     /// The same beside another row, whose figures are of the same rounds.
@@ -118,16 +127,17 @@ impl Display for Section {
         for row in &self.rows {
             let [min, median, max] = [row.min, row.median, row.max].map(short);
             write!(f, "  {:<name$} {min:>9} {median:>9} {max:>9}", row.name)?;
-            if let Some(against) = &row.against {
-                let value = match against.by {
-                    By::Ratio => format!("{:.2}", against.value),
-                    By::Difference => format!("{:+.0}", against.value),
-                };
+            let value = row.against.as_ref().map(|against| match against.by {
+                By::Ratio => format!("{:.2}", against.value),
+                By::Difference => format!("{:+.0}", against.value),
+            });
+            let wanted = row.wanted.map(|wanted| (wanted, row.median));
+            let compared = row.against.as_ref().and_then(|a| Some((a.wanted?, a.value)));
+            if let Some((wanted, figure)) = wanted.or(compared) {
+                let met = if wanted.is_met_by(figure) { "" } else { ", missed" };
+                write!(f, " {:>9}  {wanted}{met}", value.unwrap_or_default())?;
+            } else if let Some(value) = value {
                 write!(f, " {value:>9}")?;
-                if let Some(wanted) = against.wanted {
-                    let met = if wanted.is_met_by(against.value) { "" } else { ", missed" };
-                    write!(f, "  {wanted}{met}")?;
-                }
             }
             writeln!(f)?;
         }

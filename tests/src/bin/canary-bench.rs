@@ -1,233 +1,127 @@
-//! What a packet costs, and how exact a split is: figures of the real program
-//! under test runs. Run as root:
-//! `cargo run --release -p canary-tests --bin canary-bench`.
+//! What canary costs, and what others do. Run by `cargo xtask bench`, as root.
 #![allow(clippy::print_stdout, reason = "its output is for people")]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Instant,
+    path::{Path, PathBuf},
+    process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use canary::dataplane::Steering;
-use canary_common::{Cidr, EXCHANGE_FRAME, MAX_STEERED, Signals, Track};
-use canary_tests::{
-    bench::{self, CLIENT_SEQ, Exchanging, Extra, Row, SERVER_SEQ},
-    frame::{ACK, Frame, SYN},
-    netns::in_new_namespace,
-    plane::{BACKEND_MAC, INGRESS, NewBackend, OWN_MAC, PASS, Plane, TX},
-};
+use anyhow::{Context as _, Result, bail};
+use canary_tests::bench::{GROUPS, Group, baseline::Baseline, machine::Machine, report::Section};
+use serde::Serialize;
 
-/// Alternating rounds, of which the median is shown.
-const ROUNDS: usize = 301;
-/// Runs of a round: each lowers the TTL, so there is an end to them.
-const REPEAT: u32 = 200;
-/// First packets for each split.
-const CONNECTIONS: u32 = 1_000_000;
+const USAGE: &str = "\
+usage: cargo xtask bench [--quick] [--only SECTION[,SECTION]...] [--json FILE]
+                         [--compare] [--write-baseline]
 
-fn main() -> Result<()> {
-    in_new_namespace(["cny-a", "cny-b"], || {
-        verified()?;
-        steering()?;
-        costs(false)?;
-        costs(true)?;
-        signals(false)?;
-        signals(true)?;
-        splits()
-    })
+--quick measures what CI prints, in about a minute; with --compare its ratios
+are printed beside those of docs/performance-baseline.json, which
+--write-baseline writes. The machine should have nothing else to do; which CPU
+packets are measured on, `taskset` decides.";
+/// From the workspace's root.
+const BASELINE: &str = "docs/performance-baseline.json";
+
+#[derive(Default)]
+struct Arguments {
+    quick: bool,
+    only: Vec<String>,
+    json: Option<PathBuf>,
+    compare: bool,
+    write_baseline: bool,
 }
 
-/// What the programs cost the kernel's verifier (Linux 5.16 tells).
-fn verified() -> Result<()> {
-    let mut plane = Plane::new(1024)?;
-    let plane = plane.get();
-    for program in [plane.program(), "canary_where"] {
-        match plane.xdp(program)?.info()?.verified_instruction_count() {
-            Some(count) => println!("{program}: {count} verified instructions"),
-            None => println!("{program}: this kernel does not count verified instructions"),
+/// All that was measured, and on what.
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    quick: bool,
+    machine: Machine,
+    sections: Vec<Section>,
+}
+
+fn main() -> ExitCode {
+    match arguments().and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
         }
     }
-    Ok(())
 }
 
-/// A backend that *is* the VIP: translating changes nothing but the TTL, so
-/// that a run meets what the one before left.
-fn bed(vip: SocketAddr, signals: u16) -> Result<Plane> {
-    let mut plane = Plane::with_signals(262_144, signals)?;
-    plane.service(1, vip, false, 0)?;
-    plane.backend(&NewBackend {
-        number: 1,
-        service: 1,
-        track: Track::Stable,
-        vip,
-        address: vip,
-        udp: false,
-        ifindex: INGRESS,
-        resolved: true,
-        shares_with: None,
-    })?;
-    plane.weights(1, 0.0, &[1], &[])?;
-    plane.timeouts(1, 1_000_000)?;
-    Ok(plane)
-}
-
-fn costs(v6: bool) -> Result<()> {
-    let (vip, client) = ends(v6)?;
-    let mut plane = bed(vip, Signals::ALL)?;
-    let frame = |frame: Frame| frame.ttl(255).macs(BACKEND_MAC, OWN_MAC).bytes();
-    let syn = frame(Frame::tcp(client, vip, SYN, CLIENT_SEQ - 1, 0));
-    let ack = frame(Frame::tcp(client, vip, ACK, CLIENT_SEQ, SERVER_SEQ));
-    let reply = frame(Frame::tcp(vip, client, ACK, SERVER_SEQ, CLIENT_SEQ));
-    let other = frame(Frame::tcp(client, "192.0.2.1:9".parse()?, ACK, 1, 1));
-    handshake(&mut plane, client, vip)?;
-    // Flows that are over when they begin: each packet opens one.
-    let mut opening = bed(vip, Signals::ALL)?;
-    opening.timeouts(1, u32::MAX)?;
-    let extra = Extra::load()?;
-    let (program, opening) = (plane.path()?, opening.path()?);
-    let mut rows = [
-        Row::new("MACs swapped (reference)", extra.reference()?, &ack, TX),
-        Row::new("established, to the backend", program, &ack, TX),
-        Row::new("established, to the client", program, &reply, TX),
-        Row::new("not ours", program, &other, PASS),
-        Row::new("new flow", opening, &syn, TX),
-    ];
-    bench::alternate(&mut rows, ROUNDS, REPEAT)?;
-    let family = if v6 { 6 } else { 4 };
-    println!("\nIPv{family}, nanoseconds a packet, one hot flow ({ROUNDS} rounds)");
-    bench::print_ratios(&rows)
-}
-
-/// Requests and responses of one keep-alive connection, in turns, with none,
-/// each, and all of the signals in the program.
-fn signals(v6: bool) -> Result<()> {
-    let (vip, client) = ends(v6)?;
-    let mut sets = vec![("no signals", 0)];
-    sets.extend(Signals::NAMES);
-    sets.push(("all", Signals::ALL));
-    let mut beds = Vec::new();
-    for (name, signals) in sets {
-        let mut plane = bed(vip, signals)?;
-        handshake(&mut plane, client, vip)?;
-        let exchange = Exchanging::around(plane.path()?, client, vip)?;
-        beds.push((name, signals, plane, exchange));
-    }
-    let extra = Extra::load()?;
-    let alone = Exchanging::around(extra.reference()?, client, vip)?;
-    let frame = [0; EXCHANGE_FRAME];
-    let mut rows = vec![Row::new("MACs swapped (reference)", alone.program()?, &frame, TX)];
-    for (name, _, _, exchange) in &beds {
-        rows.push(Row::new(name, exchange.program()?, &frame, TX));
-    }
-    bench::alternate(&mut rows, ROUNDS, REPEAT)?;
-    let family = if v6 { 6 } else { 4 };
-    println!("\nIPv{family}, nanoseconds a packet of a request or a response with data");
-    println!("(over: median difference to \"no signals\" in the same round)");
-    bench::print_differences(&rows, 1)?;
-    let runs = ROUNDS as u64 * u64::from(REPEAT);
-    beds.iter_mut().try_for_each(|(name, signals, plane, _)| {
-        all_were_read(plane, *signals, runs / 2).with_context(|| format!("signals: {name}"))
-    })
-}
-
-/// What was timed did what it is timed for.
-fn all_were_read(plane: &mut Plane, signals: u16, requests: u64) -> Result<()> {
-    let (cell, _) = plane.counters(1)?;
-    let times = plane.get().latencies(2).first_byte.count();
-    let responses = if signals & Signals::HTTP != 0 { requests } else { 0 };
-    let waits = if signals & Signals::LATENCY != 0 { requests } else { 0 };
-    ensure!(cell.packets_in == requests + 2, "{} packets to the backend", cell.packets_in);
-    ensure!(cell.packets_out == requests + 1, "{} packets from it", cell.packets_out);
-    ensure!(cell.http_2xx == responses, "{} of {responses} responses", cell.http_2xx);
-    ensure!(times == waits, "{times} of {waits} times");
-    ensure!(cell.retransmits_backend + cell.retransmits_client == 0, "sent again");
-    Ok(())
-}
-
-fn ends(v6: bool) -> Result<(SocketAddr, SocketAddr)> {
-    Ok(if v6 {
-        ("[2001:db8::10]:80".parse()?, "[2001:db8:1::7]:40000".parse()?)
-    } else {
-        ("203.0.113.10:80".parse()?, "198.51.100.7:40000".parse()?)
-    })
-}
-
-/// Opens the connection that the benchmark's packets are of.
-fn handshake(plane: &mut Plane, client: SocketAddr, vip: SocketAddr) -> Result<()> {
-    for frame in [
-        Frame::tcp(client, vip, SYN, CLIENT_SEQ - 1, 0),
-        Frame::tcp(vip, client, SYN | ACK, SERVER_SEQ - 1, CLIENT_SEQ),
-        Frame::tcp(client, vip, ACK, CLIENT_SEQ, SERVER_SEQ),
-    ] {
-        let ran = plane.run(&frame.macs(BACKEND_MAC, OWN_MAC).bytes())?;
-        ensure!(ran.action == TX, "{ran:?}");
-    }
-    Ok(())
-}
-
-/// What the daemon takes over as many steered addresses as there can be.
-fn steering() -> Result<()> {
-    let mut plane = Plane::new(1024)?;
-    let plane = plane.get();
-    let address = |i: u32| Cidr::from(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + i)));
-    let to = Steering { track: Track::Canary, always: false, expires_in: None };
-    println!("\nSeconds for {MAX_STEERED} steered addresses");
-    let began = Instant::now();
-    plane.steer_all(1, (0..MAX_STEERED).map(|i| (address(i), to)))?;
-    println!("  put in   {:>6.2}", began.elapsed().as_secs_f64());
-    let began = Instant::now();
-    let (_, total) = plane.steered(1, 100)?;
-    println!("  counted  {:>6.2}", began.elapsed().as_secs_f64());
-    let began = Instant::now();
-    plane.forget_steering(1)?;
-    println!("  forgotten{:>6.2}", began.elapsed().as_secs_f64());
-    ensure!(total == MAX_STEERED as usize && plane.steered(1, 1)?.1 == 0, "{total} steered");
-    Ok(())
-}
-
-fn splits() -> Result<()> {
-    let vip = "203.0.113.10:80".parse()?;
-    println!("\nSplit of {CONNECTIONS} first packets");
-    for (split, net) in [(0.001, 1_u8), (0.01, 2), (0.05, 3), (0.5, 4)] {
-        let mut plane = Plane::new(2_000_000)?;
-        plane.service(1, vip, false, 0)?;
-        for (number, track, address) in
-            [(1, Track::Stable, "10.0.0.11:8080"), (2, Track::Canary, "10.0.0.21:8080")]
-        {
-            plane.backend(&NewBackend {
-                number,
-                service: 1,
-                track,
-                vip,
-                address: address.parse()?,
-                udp: false,
-                ifindex: INGRESS,
-                resolved: true,
-                shares_with: None,
-            })?;
+fn arguments() -> Result<Arguments> {
+    let mut read = Arguments::default();
+    let mut rest = std::env::args().skip(1);
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().with_context(|| format!("{argument} what?\n{USAGE}"));
+        match argument.as_str() {
+            "--quick" => read.quick = true,
+            "--only" => read.only.extend(value()?.split(',').map(str::to_owned)),
+            "--json" => read.json = Some(value()?.into()),
+            "--compare" => read.compare = true,
+            "--write-baseline" => read.write_baseline = true,
+            _ => bail!("{USAGE}\n\nsections: {}", names()),
         }
-        plane.weights(1, split, &[1], &[2])?;
-        let mut out = [0; 128];
-        let program = plane.get().program();
-        for i in 0..CONNECTIONS {
-            let [_, b, c, d] = (i / 60_000).to_be_bytes();
-            let address = Ipv4Addr::new(10 + net, b, c, d);
-            let client = SocketAddr::from((address, 1024 + (i % 60_000) as u16));
-            let frame = Frame::tcp(client, vip, SYN, 1, 0).bytes();
-            plane.get().test_run(program, &frame, &mut out)?;
+    }
+    let unknown = |name: &&String| GROUPS.iter().all(|group| group.name != **name);
+    if let Some(name) = read.only.iter().find(unknown) {
+        bail!("there is no section {name}; there are: {}", names());
+    }
+    // A part's figures would take the others' place, and a long run's are of
+    // other rounds.
+    if read.write_baseline && !(read.quick && read.only.is_empty()) {
+        bail!("--write-baseline is for a whole run with --quick");
+    }
+    Ok(read)
+}
+
+fn names() -> String {
+    GROUPS.iter().map(|group| group.name).collect::<Vec<_>>().join(", ")
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let machine = Machine::read()?;
+    println!("{machine}");
+    let wanted = |group: &&Group| match arguments.only.is_empty() {
+        true => group.quick || !arguments.quick,
+        false => arguments.only.iter().any(|name| name == group.name),
+    };
+    let mut sections = Vec::new();
+    for group in GROUPS.iter().filter(wanted) {
+        eprintln!("bench: measuring {}", group.name);
+        let measured = (group.run)(arguments.quick).with_context(|| group.name.to_owned())?;
+        for section in &measured {
+            println!("{section}");
         }
-        let canary = plane.counters(2)?.0.connections;
-        let all = canary + plane.counters(1)?.0.connections;
-        ensure!(all == u64::from(CONNECTIONS), "{all} were counted");
-        let share = canary as f64 / all as f64;
-        let deviation = (split * (1.0 - split) / all as f64).sqrt();
-        println!(
-            "  configured {:>5.1} %  achieved {:>8.4} %  relative error {:>+7.3} %  ({:>+5.2} standard deviations)",
-            split * 100.0,
-            share * 100.0,
-            (share / split - 1.0) * 100.0,
-            (share - split) / deviation
-        );
+        sections.extend(measured);
+    }
+    compare(arguments, &Baseline::of(&machine, &sections))?;
+    let version = env!("CARGO_PKG_VERSION");
+    let report = Report { version, quick: arguments.quick, machine, sections };
+    if let Some(file) = &arguments.json {
+        write(file, &serde_json::to_string_pretty(&report)?)?;
     }
     Ok(())
+}
+
+fn compare(arguments: &Arguments, run: &Baseline) -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(BASELINE);
+    if arguments.compare {
+        println!("ratios beside the baseline's\n{}", run.beside(&Baseline::read(&file)?));
+    }
+    if arguments.write_baseline {
+        write(&file, &serde_json::to_string_pretty(run)?)?;
+    }
+    Ok(())
+}
+
+/// Writes a file, and gives it to whose directory it is in: we may be root by
+/// sudo, and the next to write it may not.
+fn write(file: &Path, text: &str) -> Result<()> {
+    let context = || format!("writing {}", file.display());
+    std::fs::write(file, format!("{text}\n")).with_context(context)?;
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let owner = std::fs::metadata(dir.unwrap_or(".".as_ref())).with_context(context)?;
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    chown(file, Some(owner.uid()), Some(owner.gid())).with_context(context)
 }
