@@ -1,6 +1,7 @@
 //! Timing programs by the kernel's own measure of test runs, in alternating
 //! rounds, so that what disturbs the machine disturbs all of them.
 
+pub mod end_to_end;
 pub mod report;
 
 use std::{fmt::Write as _, net::SocketAddr};

@@ -1,0 +1,115 @@
+//! Whole connections of real clients and servers through the balancer, beside
+//! what else could carry them: the ways take turns in one lab.
+//!
+//! ```text
+//! client (wrk) ── lb (the way) ──┬── s1 (nginx)
+//!                                └── s2 (nginx)
+//! ```
+
+mod counts;
+mod figures;
+mod load;
+mod paced;
+mod stream;
+mod way;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::report::Section;
+use crate::lab::{Lab, Nginx};
+use counts::Busy;
+use figures::{Figures, Turn};
+use way::{WAYS, Way};
+
+/// A part of the lab's names: `cny-bench-lb`.
+const NAME: &str = "bench";
+/// The servers, by host.
+const SERVERS: [&str; 2] = ["s1", "s2"];
+/// What only this needs, beside the lab's tools.
+const TOOLS: [&str; 2] = ["wrk", "haproxy"];
+/// Keep-alive connections, and clients that open new ones, at a time.
+const CLIENTS: usize = 64;
+/// Requests a second where latency is measured, of all connections together.
+const RATE: u32 = 10_000;
+
+/// How long each part of a turn takes.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    rounds: usize,
+    /// Whole seconds, as wrk counts.
+    load: u64,
+    stream: Duration,
+    paced: Duration,
+}
+
+const FULL: Plan =
+    Plan { rounds: 7, load: 3, stream: Duration::from_secs(2), paced: Duration::from_secs(2) };
+const QUICK: Plan = Plan {
+    rounds: 2,
+    load: 1,
+    stream: Duration::from_millis(500),
+    paced: Duration::from_millis(500),
+};
+
+/// Measures; under six minutes, or half of one where it is to be `quick`.
+///
+/// # Errors
+/// Without root or a tool, where one connection or request fails, or where
+/// what was measured did not go the way it should have.
+pub fn sections(quick: bool) -> Result<Vec<Section>> {
+    let plan = if quick { QUICK } else { FULL };
+    let missing: Vec<_> =
+        TOOLS.into_iter().filter(|tool| !crate::lab::is_installed(tool)).collect();
+    ensure!(
+        missing.is_empty(),
+        "the benchmark needs {}: install with `cargo xtask bench`",
+        missing.join(", ")
+    );
+    let lab = Lab::new(NAME)?;
+    let servers = SERVERS.map(|host| Nginx::start(&lab, host));
+    let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
+    for host in ["client", "lb"] {
+        // As many connections as there are ports, with none to wait for.
+        lab.sysctl(host, "net.ipv4.ip_local_port_range", "1024 65535")?;
+    }
+    Way::prepare(&lab)?;
+    let mut figures = Figures::default();
+    for _ in 0..plan.rounds {
+        for way in WAYS {
+            let turn = turn(&lab, way, plan).with_context(|| way.name().to_owned())?;
+            figures.add(way, &turn);
+        }
+    }
+    drop(servers);
+    lab.remove();
+    let left = lab.residue();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    figures.sections(plan.rounds)
+}
+
+/// Everything of one way, once.
+fn turn(lab: &Lab, way: Way, plan: Plan) -> Result<Turn> {
+    let open = way.open(lab)?;
+    let to = way.targets();
+    let witness = open.witness(lab)?;
+    // First, so that it is also the warming up.
+    let busy = Busy::now()?;
+    let paced = paced::run(lab, &to, CLIENTS, RATE, plan.paced)?;
+    let cpu = busy.since()?.as_secs_f64() / paced.requests() as f64;
+    let kept = load::run(lab, &to, load::Kind::KeepAlive, CLIENTS, plan.load)?;
+    let fresh = load::run(lab, &to, load::Kind::NewConnections, CLIENTS, plan.load)?;
+    let stream = stream::run(lab, to[0], plan.stream)?;
+    let requests = paced.requests() + kept.requests + fresh.requests;
+    open.ended(lab, &witness, requests)?;
+    open.close(lab)?;
+    Ok(Turn {
+        kept: kept.per_second(),
+        fresh: fresh.per_second(),
+        stream,
+        p50: paced.quantile(0.50),
+        p99: paced.quantile(0.99),
+        cpu: cpu * 1e6,
+    })
+}
