@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::report::Section;
 use crate::lab::{Lab, Nginx};
-use counts::Busy;
+use counts::Idle;
 use figures::{Figures, Turn};
 use way::{WAYS, Way};
 
@@ -33,6 +33,9 @@ const TOOLS: [&str; 2] = ["wrk", "haproxy"];
 const CLIENTS: usize = 64;
 /// Requests a second where latency is measured, of all connections together.
 const RATE: u32 = 10_000;
+
+/// How long it looks what others do, before each turn.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How long each part of a turn takes.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +81,9 @@ pub fn sections(quick: bool) -> Result<Vec<Section>> {
     let mut figures = Figures::default();
     for _ in 0..plan.rounds {
         for way in WAYS {
+            let idle = Idle::now()?;
+            std::thread::sleep(LOOK);
+            figures.others(idle.share_since()?);
             let turn = turn(&lab, way, plan).with_context(|| way.name().to_owned())?;
             figures.add(way, &turn);
         }
@@ -95,9 +101,9 @@ fn turn(lab: &Lab, way: Way, plan: Plan) -> Result<Turn> {
     let to = way.targets();
     let witness = open.witness(lab)?;
     // First, so that it is also the warming up.
-    let busy = Busy::now()?;
+    let idle = Idle::now()?;
     let paced = paced::run(lab, &to, CLIENTS, RATE, plan.paced)?;
-    let cpu = busy.since()?.as_secs_f64() / paced.requests() as f64;
+    let cpu = idle.busy_since()?.as_secs_f64() / paced.requests() as f64;
     let kept = load::run(lab, &to, load::Kind::KeepAlive, CLIENTS, plan.load)?;
     let fresh = load::run(lab, &to, load::Kind::NewConnections, CLIENTS, plan.load)?;
     let stream = stream::run(lab, to[0], plan.stream)?;

@@ -1,41 +1,67 @@
 //! What the kernel counted meanwhile.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 
 use crate::lab::{Lab, at};
 
-/// A jiffy of /proc/stat (USER_HZ, the same on all of x86 and arm64).
+/// What /proc/stat counts in (USER_HZ, the same on all of x86 and arm64).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Time that all CPUs together have been busy since the machine started: user,
-/// system and interrupts, of every process on it.
+/// How long all CPUs together had nothing to do, and when that was asked for.
+/// What a CPU does is sampled by its tick, which requests at a fixed rate may
+/// keep step with; when it is idle is measured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Busy(Duration);
+pub(super) struct Idle {
+    time: Duration,
+    cpus: u32,
+    at: Instant,
+}
 
-impl Busy {
+impl Idle {
     /// # Errors
     /// Where /proc/stat is not as proc(5) says.
     pub(super) fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-        Ok(Self(busy(&text).context("/proc/stat has no line of all CPUs")?))
+        let (time, cpus) = idle(&text).context("/proc/stat has no line of all CPUs")?;
+        Ok(Self { time, cpus, at: Instant::now() })
     }
 
+    /// Time that all CPUs together have been busy since then: user, system and
+    /// interrupts, of every process on the machine.
+    ///
     /// # Errors
-    /// As [`Busy::now`].
-    pub(super) fn since(self) -> Result<Duration> {
-        Ok(Self::now()?.0.saturating_sub(self.0))
+    /// As [`Idle::now`].
+    pub(super) fn busy_since(self) -> Result<Duration> {
+        let now = Self::now()?;
+        let all = (now.at - self.at) * self.cpus;
+        Ok(all.saturating_sub(now.time.saturating_sub(self.time)))
+    }
+
+    /// The same as a share of all CPUs.
+    ///
+    /// # Errors
+    /// As [`Idle::now`].
+    pub(super) fn share_since(self) -> Result<f64> {
+        let busy = self.busy_since()?.as_secs_f64();
+        Ok(busy / (self.at.elapsed() * self.cpus).as_secs_f64())
     }
 }
 
-fn busy(stat: &str) -> Option<Duration> {
+/// Of all CPUs, and how many these are. What the hypervisor took is nobody's
+/// work here.
+fn idle(stat: &str) -> Option<(Duration, u32)> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u32> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    // user nice system idle iowait irq softirq; what follows is not this
-    // machine's work, or counted in user already.
-    let [user, nice, system, _, _, irq, softirq, ..] = ticks[..] else { return None };
-    Some(TICK * (user + nice + system + irq + softirq))
+    let [_user, _nice, _system, idle, iowait, _irq, _softirq, steal, ..] = ticks[..] else {
+        return None;
+    };
+    let cpus = stat.lines().filter(|line| line.starts_with("cpu")).count() - 1;
+    Some((TICK * (idle + iowait + steal), u32::try_from(cpus).ok()?))
 }
 
 /// A host's counter of /proc/net/snmp, such as `Tcp` and `PassiveOpens`.
@@ -63,11 +89,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_and_stolen_time_is_not_busy() {
-        let stat = "cpu  10 1 20 4000 500 3 6 70 8 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
-        assert_eq!(busy(stat), Some(Duration::from_millis(400)));
-        assert_eq!(busy("cpu  10 1 20\n"), None);
-        assert_eq!(busy("cpu0 1 1 1 1 1 1 1 1 1 1\n"), None);
+    fn idle_is_also_what_was_waited_or_stolen() {
+        let stat = "cpu  10 1 20 4000 500 3 6 70 8 9\ncpu0 1 1\ncpu1 1 1\nintr 7\n";
+        assert_eq!(idle(stat), Some((Duration::from_millis(45_700), 2)));
+        assert_eq!(idle("cpu  10 1 20\n"), None);
+        assert_eq!(idle("cpu0 1 1 1 1 1 1 1 1 1 1\n"), None);
+    }
+
+    #[test]
+    fn a_busy_thread_is_busy() {
+        let before = Idle::now().unwrap();
+        let end = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < end {}
+        // A tick is the least that shows.
+        assert!(before.busy_since().unwrap() >= Duration::from_millis(150));
+        assert!(before.share_since().unwrap() <= 1.0);
     }
 
     #[test]
