@@ -10,6 +10,7 @@ mod counts;
 mod figures;
 mod load;
 mod paced;
+mod polling;
 mod stream;
 mod way;
 
@@ -21,6 +22,7 @@ use super::report::Section;
 use crate::lab::{Lab, Nginx};
 use counts::Idle;
 use figures::{Figures, Turn};
+use polling::Polling;
 use way::{WAYS, Way};
 
 /// A part of the lab's names: `cny-bench-lb`.
@@ -40,6 +42,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long each part of a turn takes.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
+    pollings: &'static [Polling],
     rounds: usize,
     /// Whole seconds, as wrk counts.
     load: u64,
@@ -47,9 +50,15 @@ struct Plan {
     paced: Duration,
 }
 
-const FULL: Plan =
-    Plan { rounds: 7, load: 3, stream: Duration::from_secs(2), paced: Duration::from_secs(2) };
+const FULL: Plan = Plan {
+    pollings: &[Polling::Direct, Polling::Threads],
+    rounds: 5,
+    load: 2,
+    stream: Duration::from_secs(1),
+    paced: Duration::from_millis(1500),
+};
 const QUICK: Plan = Plan {
+    pollings: &[Polling::Direct],
     rounds: 2,
     load: 1,
     stream: Duration::from_millis(500),
@@ -78,21 +87,28 @@ pub fn sections(quick: bool) -> Result<Vec<Section>> {
         lab.sysctl(host, "net.ipv4.ip_local_port_range", "1024 65535")?;
     }
     Way::prepare(&lab)?;
-    let mut figures = Figures::default();
+    let mut all: Vec<_> = plan.pollings.iter().map(|polling| Figures::new(*polling)).collect();
     for _ in 0..plan.rounds {
-        for way in WAYS {
-            let idle = Idle::now()?;
-            std::thread::sleep(LOOK);
-            figures.others(idle.share_since()?);
-            let turn = turn(&lab, way, plan).with_context(|| way.name().to_owned())?;
-            figures.add(way, &turn);
-        }
+        all.iter_mut().try_for_each(|figures| round(&lab, figures, plan))?;
     }
     drop(servers);
     lab.remove();
     let left = lab.residue();
     ensure!(left.is_empty(), "left behind: {left:?}");
-    figures.sections(plan.rounds)
+    let sections = all.iter().map(|figures| figures.sections(plan.rounds));
+    Ok(sections.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// All ways once, with one polling.
+fn round(lab: &Lab, figures: &mut Figures, plan: Plan) -> Result<()> {
+    figures.polling().apply(lab)?;
+    for way in WAYS {
+        let idle = Idle::now()?;
+        std::thread::sleep(LOOK);
+        figures.others(idle.share_since()?);
+        figures.add(way, &turn(lab, way, plan).with_context(|| way.name().to_owned())?);
+    }
+    Ok(())
 }
 
 /// Everything of one way, once.

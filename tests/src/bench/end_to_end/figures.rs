@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{CLIENTS, RATE, way::Way};
+use super::{CLIENTS, RATE, polling::Polling, way::Way};
 use crate::bench::report::{By, Row, Section, Wanted, spread};
 
 /// What one way did in one round.
@@ -21,9 +21,10 @@ pub(super) struct Turn {
     pub(super) cpu: f64,
 }
 
-/// All turns so far, in order.
-#[derive(Debug, Default)]
+/// All turns of one polling so far, in order.
+#[derive(Debug)]
 pub(super) struct Figures {
+    polling: Polling,
     turns: Vec<(Way, Turn)>,
     /// Shares of all CPUs that others had, before each turn.
     others: Vec<f64>,
@@ -40,6 +41,14 @@ struct Kind {
 }
 
 impl Figures {
+    pub(super) const fn new(polling: Polling) -> Self {
+        Self { polling, turns: Vec::new(), others: Vec::new() }
+    }
+
+    pub(super) const fn polling(&self) -> Polling {
+        self.polling
+    }
+
     pub(super) fn add(&mut self, way: Way, turn: &Turn) {
         self.turns.push((way, *turn));
     }
@@ -53,7 +62,8 @@ impl Figures {
     pub(super) fn sections(&self, rounds: usize) -> Result<Vec<Section>> {
         let others = spread(&self.others)?[1] * 100.0;
         let about = format!(
-            "{ABOUT} {rounds} rounds in turns, before which others had {others:.0} % of the CPUs"
+            "{ABOUT}; {}; {rounds} rounds in turns, others had {others:.0} % of the CPUs before one",
+            self.polling.about()
         );
         kinds().iter().map(|kind| self.section(kind, &about)).collect()
     }
@@ -75,7 +85,7 @@ impl Figures {
         }
         let about = format!("{}. {about}", kind.about);
         Ok(Section {
-            name: format!("end-to-end-{}", kind.name),
+            name: format!("end-to-end-{}{}", kind.name, self.polling.suffix()),
             about,
             unit: kind.unit.to_owned(),
             rows,
@@ -86,7 +96,7 @@ impl Figures {
 const RIVALS: [Way; 3] = [Way::Plain, Way::Nftables, Way::Haproxy];
 
 /// What holds for all of it; docs/end-to-end.md has the whole.
-const ABOUT: &str = "Client, balancer and two nginx in namespaces, all on this machine's CPUs;";
+const ABOUT: &str = "Client, balancer and two nginx in namespaces, all on this machine's CPUs";
 
 fn kinds() -> [Kind; 6] {
     let paced = format!("{RATE} requests a second over {CLIENTS} connections");
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn canary_stands_beside_each_of_the_others() {
         let turn = |kept| Turn { kept, fresh: 1.0, stream: 1.0, p50: 1.0, p99: 1.0, cpu: 1.0 };
-        let mut figures = Figures::default();
+        let mut figures = Figures::new(Polling::Threads);
         for (way, kept) in WAYS.into_iter().zip([100.0, 80.0, 60.0, 90.0]) {
             figures.others(0.5);
             figures.add(way, &turn(kept));
@@ -136,6 +146,6 @@ mod tests {
         assert_eq!(ratios, [0.9, 1.125, 1.5]);
         assert!(rows.iter().filter(|row| row.against.is_some()).all(|row| row.median == 90.0));
         assert!(sections[0].about.contains("others had 50 %"), "{}", sections[0].about);
-        assert!(Figures::default().sections(1).is_err());
+        assert!(Figures::new(Polling::Direct).sections(1).is_err());
     }
 }
