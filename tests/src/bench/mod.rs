@@ -10,6 +10,7 @@ pub mod live;
 pub mod machine;
 pub mod many;
 pub mod packets;
+pub mod end_to_end;
 pub mod report;
 pub mod rivals;
 pub mod rounds;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Lab, netns_sysctl};
+use super::Lab;
 use crate::netns::ip;
 
 /// Hosts that a lab may have behind others.
@@ -43,7 +43,7 @@ impl Lab {
         ip(&["-n", &there, "route", "add", "default", "via", &format!("10.77.{number}.1")])?;
         ip(&["-n", &there, "-6", "route", "add", "default", "via", &format!("fd77:{number}::1")])?;
         for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            netns_sysctl(self, host, key, "1")?;
+            self.sysctl(host, key, "1")?;
         }
         let (v4, v6) = (format!("10.77.{number}.0/24"), format!("fd77:{number}::/64"));
         ip(&["-n", &lb, "route", "add", &v4, "via", &Self::address(host, false)])?;

@@ -226,7 +226,7 @@ impl Lab {
             self.command(host, "ethtool", &["-K", "eth0", "gro", "on"])?;
         }
         for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            netns_sysctl(self, "lb", key, "1")?;
+            self.sysctl("lb", key, "1")?;
         }
         Ok(())
     }
@@ -291,6 +291,14 @@ impl Lab {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Sets a kernel parameter of a host's network.
+    ///
+    /// # Errors
+    /// Where there is none of that name, or it does not take the value.
+    pub fn sysctl(&self, host: &str, key: &str, value: &str) -> Result<()> {
+        self.command(host, "sysctl", &["-qw", &format!("{key}={value}")]).map(drop)
     }
 
     /// Leaves everything in place when this is dropped.
@@ -383,13 +391,8 @@ impl Site {
     }
 }
 
-/// Sets a kernel parameter of a host.
-fn netns_sysctl(lab: &Lab, host: &str, key: &str, value: &str) -> Result<()> {
-    lab.command(host, "sysctl", &["-qw", &format!("{key}={value}")]).map(drop)
-}
-
 /// Whether a program is on the path.
-fn is_installed(program: &str) -> bool {
+pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

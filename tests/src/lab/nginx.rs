@@ -29,6 +29,9 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// Path of a large file, as fast as it goes.
+    pub const BULK: &str = "/bulk";
+
     /// Starts it and waits until it listens.
     ///
     /// # Errors
@@ -87,7 +90,7 @@ impl Drop for Nginx {
 }
 
 fn text(directory: &std::path::Path, host: &str, behaviour: Behaviour) -> String {
-    let directory = directory.display();
+    let (directory, bulk) = (directory.display(), Nginx::BULK);
     let named = format!("return 200 \"{host}\\n\";");
     let (mut log, mut failing) = ("off".to_owned(), "");
     if behaviour == Behaviour::FailingByPath {
@@ -124,6 +127,7 @@ http {{
     # Takes all of what is sent before it answers.
     location /up {{ proxy_pass http://127.0.0.1:{PORT}/; }}
     location /large {{ root {directory}; limit_rate 1500k; }}
+    location {bulk} {{ alias {directory}/large; sendfile on; }}
   }}
 }}
 "

@@ -27,7 +27,7 @@ if [ -d /run/systemd/system ]; then
     for package in "$@"; do
         case $package in
         nginx-light) systemctl disable --quiet nginx.service || true ;;
-        prometheus | prometheus-node-exporter)
+        haproxy | prometheus | prometheus-node-exporter)
             systemctl disable --quiet "$package.service" || true ;;
         esac
     done

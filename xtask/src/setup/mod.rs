@@ -43,7 +43,30 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// `cargo xtask setup`: the same, and a word on the kernel and on root.
+/// The same, and what only the benchmark runs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_bench() -> Result<()> {
+    run()?;
+    let missing = tools::missing_of(&tools::BENCH);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let distro = Distro::read();
+    if !distro.is_debian() {
+        bail!(advice(&distro, &missing, false, false));
+    }
+    apt::update()?;
+    let packages: Vec<String> = missing.iter().map(|tool| tool.package.to_owned()).collect();
+    apt::install(&packages)?;
+    let left: Vec<String> =
+        tools::missing_of(&tools::BENCH).iter().map(|tool| tool.advice()).collect();
+    ensure!(left.is_empty(), "installed, but still not to be found: {}", left.join("; "));
+    Ok(())
+}
+
+/// `cargo xtask setup`: [`run`], and a word on the kernel and on root.
 ///
 /// # Errors
 /// As [`run`]. A kernel that can't run canary can still build it.
@@ -111,7 +134,7 @@ fn advice(distro: &Distro, tools: &[&Tool], toolchain: bool, linker: bool) -> St
             linker::VERSION
         ));
     }
-    lines.push("then run `cargo xtask setup` again".into());
+    lines.push("then run this again".into());
     lines.join("\n  ")
 }
 

@@ -64,9 +64,18 @@ const TOOLS: [Tool; 15] = [
     ),
 ];
 
+/// What the benchmark takes besides.
+pub(crate) const BENCH: [Tool; 1] =
+    [Tool::new(&["haproxy"], "haproxy", "package haproxy", "a rival of the benchmark")];
+
 /// The tools that are not on this machine.
 pub(crate) fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| !tool.is_there()).collect()
+    missing_of(&TOOLS)
+}
+
+/// Those of a list that are not.
+pub(crate) fn missing_of(tools: &[Tool]) -> Vec<&Tool> {
+    tools.iter().filter(|tool| !tool.is_there()).collect()
 }
 
 #[cfg(test)]
