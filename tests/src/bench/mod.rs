@@ -2,6 +2,7 @@
 //! rounds, so that what disturbs the machine disturbs all of them.
 
 pub mod report;
+pub mod userspace;
 
 use std::{fmt::Write as _, net::SocketAddr};
 

@@ -23,6 +23,9 @@ pub struct Row {
     pub min: f64,
     pub median: f64,
     pub max: f64,
+    /// What the median itself is to come to.
+    #[serde(default)]
+    pub wanted: Option<Wanted>,
     /// Against another row of the section, where there is something to compare.
     pub against: Option<Against>,
 }
@@ -62,7 +65,13 @@ impl Row {
     /// Where nothing was measured.
     pub fn of(name: impl Into<String>, figures: &[f64]) -> Result<Self> {
         let [min, median, max] = spread(figures)?;
-        Ok(Self { name: name.into(), min, median, max, against: None })
+        Ok(Self { name: name.into(), min, median, max, wanted: None, against: None })
+    }
+
+    /// The same with what its own median is to come to.
+    #[must_use]
+    pub fn wanted(self, wanted: Wanted) -> Self {
+        Self { wanted: Some(wanted), ..self }
     }
 
     /// The same beside another row, whose figures are of the same rounds.
@@ -96,6 +105,11 @@ impl Wanted {
             Self::AtLeast(least) => value >= least,
         }
     }
+
+    /// What a table says of it.
+    fn verdict(self, value: f64) -> &'static str {
+        if self.is_met_by(value) { "" } else { ", missed" }
+    }
 }
 
 impl Display for Wanted {
@@ -125,9 +139,12 @@ impl Display for Section {
                 };
                 write!(f, " {value:>9}")?;
                 if let Some(wanted) = against.wanted {
-                    let met = if wanted.is_met_by(against.value) { "" } else { ", missed" };
-                    write!(f, "  {wanted}{met}")?;
+                    write!(f, "  {wanted}{}", wanted.verdict(against.value))?;
                 }
+            }
+            if let Some(wanted) = row.wanted {
+                let gap = if row.against.is_some() { 0 } else { 10 };
+                write!(f, "{:gap$}  {wanted}{}", "", wanted.verdict(row.median))?;
             }
             writeln!(f)?;
         }
