@@ -68,17 +68,33 @@ impl Scan {
         ended: &mut dyn FnMut(&FlowSnapshot),
     ) -> bool {
         let slice = slice(self.next, table.buckets());
-        table.sweep(now, slice.clone(), ended);
-        let passing = &mut self.passing;
-        table.scan(now, slice.clone(), &mut |flow| passing.count(flow));
         self.next = slice.end;
+        let passing = &mut self.passing;
+        table.pass(now, slice, ended, &mut |flow| passing.count(flow));
         if self.next < table.buckets() {
             return false;
         }
+        self.end_pass();
+        true
+    }
+
+    /// A whole pass from the beginning, at once.
+    pub(super) fn whole(
+        &mut self,
+        table: &FlowTable,
+        now: u32,
+        ended: &mut dyn FnMut(&FlowSnapshot),
+    ) {
+        self.passing = Pins::default();
+        let passing = &mut self.passing;
+        table.pass(now, 0..table.buckets(), ended, &mut |flow| passing.count(flow));
+        self.end_pass();
+    }
+
+    fn end_pass(&mut self) {
         self.next = 0;
         self.last = std::mem::take(&mut self.passing);
         self.passes += 1;
-        true
     }
 
     /// Counts for a question: of now where that costs little, else of the last

@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config},
     dataplane::{Dataplane, DataplaneError, OpenOptions},
     netlink::{Resolution, Resolver},
-    plan::{self, Desired, DesiredService, Hop, Observed},
+    plan::{self, Desired, DesiredService, Full, Hop, Observed, Planned},
     rollout,
 };
 
@@ -273,8 +273,7 @@ impl Daemon {
     /// Brings the maps to what should be. Where that fails on the way, each
     /// tick tries again until the maps are as they should be.
     pub(super) fn apply(&mut self) -> Result<()> {
-        let hz = self.plane()?.hz();
-        let planned = plan::plan(&self.desired(hz), &self.observed)?;
+        let planned = self.planned()?;
         if planned.short_of_cells {
             tracing::warn!(
                 "all counter cells are in use by older flows: connections under the new split \
@@ -291,6 +290,24 @@ impl Daemon {
         self.enter_epochs();
         self.renew_followers();
         Ok(())
+    }
+
+    /// The plan; where it is short of cells, after those that no flow needs
+    /// any more were given back.
+    fn planned(&mut self) -> Result<Planned> {
+        let hz = self.plane()?.hz();
+        let desired = self.desired(hz);
+        let planned = plan::plan(&desired, &self.observed);
+        let short = match &planned {
+            Ok(planned) => planned.short_of_cells,
+            Err(full) => *full == Full::Cells,
+        };
+        // What may be in the maps beside what is known is not given back.
+        if !short || self.observed.uncertain {
+            return Ok(planned?);
+        }
+        self.fold_now()?;
+        Ok(plan::plan(&desired, &self.observed)?)
     }
 
     /// After a change that failed and was taken back.

@@ -42,6 +42,17 @@ impl Daemon {
         self.look_at_trials()
     }
 
+    /// Looks at the whole table and closes the books on what nobody needs any
+    /// more, out of turn.
+    pub(super) fn fold_now(&mut self) -> Result<()> {
+        let now = self.plane()?.now()?;
+        let table = self.plane()?.flow_table();
+        self.retired = self.books.retired(&self.observed);
+        let followers = &mut self.followers;
+        self.scan.whole(&table, now, &mut |flow| followers.ended(flow));
+        self.fold()
+    }
+
     /// Closes the books on cells without flows. Only on those that nothing was
     /// born into since before the pass over the table began: of younger flows
     /// it may have missed some.

@@ -116,7 +116,7 @@ fn assemble(
         backends: mapping(&mut ebpf, "BACKENDS", MAX_BACKENDS)?,
         displacements: mapping(&mut ebpf, "DISPLACEMENTS", 2 * canary_common::DIRECTORY_GROUPS)?,
         directory: mapping(&mut ebpf, "DIRECTORY", 2 * canary_common::DIRECTORY_SLOTS)?,
-        tables: typed(&mut ebpf, "TABLES")?,
+        tables: array_of_maps(&mut ebpf, "TABLES")?,
         cells: typed(&mut ebpf, "CELLS")?,
         reasons: typed(&mut ebpf, "REASONS")?,
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
@@ -266,6 +266,11 @@ where
     T: TryFrom<Map>,
 {
     T::try_from(take(ebpf, name)?).map_err(|_| DataplaneError::NoMap(name))
+}
+
+fn array_of_maps(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DataplaneError> {
+    let Map::ArrayOfMaps(map) = take(ebpf, name)? else { return Err(DataplaneError::NoMap(name)) };
+    Ok(map)
 }
 
 fn mapping<T: Pod>(

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use canary_common::{Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable};
+use canary_common::{
+    Address, Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable,
+};
 
 use super::{
     Desired, DesiredService, Full, Observed, Write,
@@ -28,7 +30,7 @@ pub struct Planned {
 /// Writes by the step they belong to.
 #[derive(Default)]
 struct Steps {
-    interfaces: Vec<Write>,
+    interfaces: BTreeSet<u32>,
     cells: Vec<Write>,
     /// By number.
     backends: BTreeMap<u16, Write>,
@@ -51,7 +53,9 @@ impl Steps {
     /// first flow when its answers are known as its own. What nothing names any
     /// more goes last.
     fn in_order(self) -> Vec<Write> {
-        let mut writes = self.interfaces;
+        let interfaces = self.interfaces.into_iter();
+        let mut writes: Vec<Write> =
+            interfaces.map(|ifindex| Write::AllowInterface { ifindex }).collect();
         writes.extend(self.cells);
         // From the end of a chain of sharing backends: who is named next is there.
         writes.extend(self.backends.into_values().rev());
@@ -118,7 +122,9 @@ fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
             Some(number) => number,
             None => {
                 let number = after.new_service()?;
-                after.services.insert(number, Service::default());
+                // Who it is; not in use yet.
+                let record = service_record(desired, service);
+                after.services.insert(number, Service { flags: 0, ..record });
                 number
             }
         };
@@ -128,7 +134,11 @@ fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
                 Some(found) => found,
                 None => {
                     let found = after.new_backend()?;
-                    after.backends.insert(found, Backend { service: number, ..Backend::default() });
+                    let address = Address::from(backend.address.ip());
+                    let port_be = backend.address.port().to_be();
+                    let record =
+                        Backend { service: number, address, port_be, ..Backend::default() };
+                    after.backends.insert(found, record);
                     found
                 }
             };
@@ -222,7 +232,7 @@ impl Planning<'_> {
                 self.steps.backends.insert(who, Write::Backend { number: who, record });
             }
             if record.ifindex != 0 && (is_new || record.ifindex != current.ifindex) {
-                self.steps.interfaces.push(Write::AllowInterface { ifindex: record.ifindex });
+                self.steps.interfaces.insert(record.ifindex);
             }
             self.after.backends.insert(who, record);
         }
@@ -314,7 +324,7 @@ impl Planning<'_> {
         let is_gone = |number: &u16| !wanted.contains(number);
         let gone: Vec<u16> = self.after.backends.keys().copied().filter(is_gone).collect();
         for number in gone {
-            self.after.backends.remove(&number);
+            self.after.backends.remove(number);
             self.steps.drops.push(Write::DropBackend { number });
             self.steps.forgets.push(number);
         }
@@ -322,7 +332,7 @@ impl Planning<'_> {
         let is_gone = |number: &u16| !kept.contains(number);
         let gone: Vec<u16> = self.after.services.keys().copied().filter(is_gone).collect();
         for number in gone {
-            self.after.services.remove(&number);
+            self.after.services.remove(number);
             self.after.epochs.remove(&number);
             self.steps.drops.push(Write::DropService { number });
         }

@@ -1,0 +1,177 @@
+//! Carrying writes out. Those of one kind that follow each other go with one
+//! call where the kernel has one.
+
+use std::{
+    mem::offset_of,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::Ordering,
+};
+
+use aya::maps::{Array, IterableMap as _, MapData};
+use canary_common::{
+    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryKey, Fault, Guard, Latencies,
+    Service, Settings, SharedCell, TABLE_WORD,
+};
+
+use super::{
+    Dataplane, batch,
+    error::{Context as _, DataplaneError},
+    load,
+    mapping::Mapping,
+};
+use crate::plan::{Write, directory};
+
+/// A Maglev table's element; see [`TABLE_WORD`].
+type TableWord = [u16; TABLE_WORD];
+/// `BPF_F_INNER_MAP | BPF_F_MMAPABLE`, as the program declares its inner maps.
+const TABLE_FLAGS: u32 = 0x1000 | 0x400;
+/// Tables that are put in place at once: each has a descriptor meanwhile, and
+/// a process has 1,024 by default.
+const TABLES_AT_ONCE: usize = 256;
+
+impl Dataplane {
+    /// Carries writes out, front to back; stops at the first that fails.
+    ///
+    /// # Errors
+    /// Names the write that failed; those before it are done.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<(), DataplaneError> {
+        for run in writes.chunk_by(goes_with) {
+            match run {
+                [Write::ClearCell { .. }, ..] => self.clear_cells(run)?,
+                [Write::Table { .. } | Write::DropTable { .. }, ..] => self.put_tables(run)?,
+                others => others.iter().try_for_each(|write| self.write(write))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
+        match write {
+            Write::ClearCell { .. } | Write::Table { .. } | Write::DropTable { .. } => {
+                return self.apply(std::slice::from_ref(write));
+            }
+            Write::Backend { number, record } => self.backends.write(u32::from(*number), record),
+            Write::Service { number, record } => {
+                let after_weights = size_of_val(&record.weights);
+                self.services.write_from(u32::from(*number), after_weights, record);
+            }
+            Write::Directory { entries } => self.switch_directory(entries)?,
+            Write::Weights { service, weights } => {
+                let word = self.services.word(u32::from(*service), offset_of!(Service, weights));
+                word.store(weights.pack(), Ordering::Release);
+            }
+            Write::AllowInterface { ifindex } => self
+                .interfaces
+                .insert(*ifindex, *ifindex, None, 0)
+                .context(|| format!("allowing redirects to interface number {ifindex}"))?,
+            Write::ForgetPins { backends } => {
+                self.flow_table.forget(backends);
+            }
+            Write::DropService { number } => {
+                self.services.write(u32::from(*number), &Service::default());
+                self.guards.write(u32::from(*number), &Guard::default());
+                self.faults.write(u32::from(*number), &Fault::default());
+                self.forget_steering(*number)?;
+            }
+            Write::DropBackend { number } => {
+                self.backends.write(u32::from(*number), &Backend::default());
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_cells(&mut self, run: &[Write]) -> Result<(), DataplaneError> {
+        let cells: Vec<u32> = run
+            .iter()
+            .filter_map(|write| match write {
+                Write::ClearCell { cell } => Some(u32::from(*cell)),
+                _ => None,
+            })
+            .collect();
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context(|| "counting CPUs")?;
+        let zeroes = vec![Cell::default(); cpus * cells.len()];
+        batch::update(self.cells.map().fd().as_fd(), &cells, &zeroes)
+            .context(|| format!("clearing {} cells", cells.len()))?;
+        for cell in cells {
+            self.shared_cells.write(cell, &SharedCell::default());
+            self.latencies.write(cell, &Latencies::default());
+        }
+        Ok(())
+    }
+
+    fn put_tables(&mut self, run: &[Write]) -> Result<(), DataplaneError> {
+        for some in run.chunks(TABLES_AT_ONCE) {
+            let numbers: Vec<u32> = some.iter().filter_map(table_number).collect();
+            // Arrays of maps have no delete here: an empty table is as good, and
+            // one is enough.
+            let empty = table(0, &[])?;
+            let mut tables = Vec::new();
+            for write in some {
+                if let Write::Table { number, slots } = write {
+                    tables.push(table(*number, slots)?);
+                }
+            }
+            let mut filled = tables.iter();
+            let fds: Vec<u32> = some
+                .iter()
+                .map(|write| match write {
+                    Write::Table { .. } => filled.next().unwrap_or(&empty),
+                    _ => &empty,
+                })
+                .map(|table| load::fd_of_array(table).as_raw_fd() as u32)
+                .collect();
+            batch::update(self.tables.fd().as_fd(), &numbers, &fds)
+                .context(|| format!("putting {} Maglev tables in place", fds.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the half that is not in force, then switches.
+    fn switch_directory(&mut self, entries: &[(DirectoryKey, u32)]) -> Result<(), DataplaneError> {
+        let built = directory::build(entries, &self.keys).context(|| "building the directory")?;
+        let in_force = self.settings.half_word(0, offset_of!(Settings, directory_half));
+        let other = (in_force.load(Ordering::Acquire) & 1) ^ 1;
+        for (i, displacement) in (0..).zip(&built.displacements) {
+            self.displacements.write(other * DIRECTORY_GROUPS + i, displacement);
+        }
+        for (i, entry) in (0..).zip(&built.entries) {
+            self.directory.write(other * DIRECTORY_SLOTS + i, entry);
+        }
+        in_force.store(other, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Whether two writes may be of one call.
+const fn goes_with(a: &Write, b: &Write) -> bool {
+    use Write::{ClearCell, DropTable, Table};
+    matches!(
+        (a, b),
+        (ClearCell { .. }, ClearCell { .. })
+            | (Table { .. } | DropTable { .. }, Table { .. } | DropTable { .. })
+    )
+}
+
+/// Of a write that puts a table in place.
+const fn table_number(write: &Write) -> Option<u32> {
+    match write {
+        Write::Table { number, .. } | Write::DropTable { number } => Some(*number as u32),
+        _ => None,
+    }
+}
+
+/// A table's map, filled.
+fn table(number: u16, slots: &[u16]) -> Result<Array<MapData, TableWord>, DataplaneError> {
+    let doing = || format!("making Maglev table {number}");
+    let words = slots.len().div_ceil(TABLE_WORD).max(1) as u32;
+    let table = Array::<MapData, TableWord>::create(words, TABLE_FLAGS).context(doing)?;
+    let memory: Mapping<TableWord> =
+        Mapping::new(load::fd_of_array(&table), words).context(doing)?;
+    for (index, chunk) in slots.chunks(TABLE_WORD).enumerate() {
+        // The last word is filled up with slots that are never drawn.
+        let mut word = [chunk[0]; TABLE_WORD];
+        word[..chunk.len()].copy_from_slice(chunk);
+        memory.write(index as u32, &word);
+    }
+    Ok(table)
+}
