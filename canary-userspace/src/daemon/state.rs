@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,19 +16,23 @@ use super::{
     ledger::Ledger,
     promotion::{self, Promoted, Standing},
     scan::{Pins, Scan},
-    store::{Found, Saved, SavedService, SavedTrial, Store},
+    store::{self, Saved, SavedService, SavedTrial, Store},
     trial::{Inbox, Steered, Trial},
 };
 use crate::{
     config::{self, Config},
     dataplane::{Dataplane, DataplaneError, OpenOptions},
-    netlink::{Resolution, Resolver},
+    netlink::{NetlinkError, Resolution, Resolver},
     plan::{self, Desired, DesiredService, Full, Hop, Observed, Planned},
     rollout,
 };
 
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// What was found of the way to a backend.
+type Found = (IpAddr, Result<Resolution, NetlinkError>);
 
 /// What was said to the daemon about a service, or decided by it.
 #[derive(Clone, Debug)]
@@ -128,9 +132,9 @@ impl Daemon {
         let ring = plane.take_events().context("the program has no ring of events")?;
         let followers = Followers::new(ring, plane.keys()).context("reading events")?;
         let (saved, damaged) = match store.load() {
-            Found::Nothing => (Saved::default(), false),
-            Found::Saved(saved) => (saved, false),
-            Found::Damaged(why) => {
+            store::Found::Nothing => (Saved::default(), false),
+            store::Found::Saved(saved) => (saved, false),
+            store::Found::Damaged(why) => {
                 tracing::warn!("the saved state cannot be read ({why}); no canary gets new flows");
                 (Saved::default(), true)
             }
@@ -142,7 +146,7 @@ impl Daemon {
         observed.cells.extend(observed.backends.values().flat_map(Backend::current_cells));
         if plane.adopted() {
             // Should the saved state not know them.
-            observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells);
+            observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells());
             tracing::info!("took over the maps in {}", config.bpffs.display());
         }
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -377,40 +381,58 @@ impl Daemon {
     /// At start most neighbours are not known yet, and answer within
     /// milliseconds: who does not is warned of.
     async fn resolve_first(&mut self) {
-        for address in self.backend_addresses() {
-            // Asks; the answer comes by netlink.
-            self.resolver.resolve(address).await.ok();
+        let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
+        let begun = Instant::now();
+        // Asks; the answers come by netlink.
+        let mut found = self.resolver.resolve_all(&addresses).await;
+        let is_known = |found: &Found| matches!(found.1, Ok(Resolution::Resolved(_)));
+        while !found.iter().all(is_known) && begun.elapsed() < FIRST_ANSWERS {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            found = self.resolver.resolve_all(&addresses).await;
         }
-        tokio::time::sleep(FIRST_ANSWERS).await;
-        self.resolve_all().await;
+        self.take_hops(found);
     }
 
     async fn resolve_all(&mut self) {
-        let mut hops = BTreeMap::new();
-        let mut unresolved = BTreeMap::new();
-        for address in self.backend_addresses() {
-            match self.resolver.resolve(address).await {
+        let addresses = self.backend_addresses();
+        self.hops.retain(|address, _| addresses.contains(address));
+        self.unresolved.retain(|address, _| addresses.contains(address));
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        let found = self.resolver.resolve_all(&addresses).await;
+        self.take_hops(found);
+    }
+
+    /// Looks for the ways to backends that are new; of a change on the ways to
+    /// the others there would have been news.
+    pub(super) async fn resolve_new(&mut self) {
+        let addresses = self.backend_addresses();
+        self.hops.retain(|address, _| addresses.contains(address));
+        self.unresolved.retain(|address, _| addresses.contains(address));
+        let new: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| !self.hops.contains_key(address)).collect();
+        let found = self.resolver.resolve_all(&new).await;
+        self.take_hops(found);
+    }
+
+    fn take_hops(&mut self, found: Vec<Found>) {
+        for (address, resolution) in found {
+            match resolution {
                 Ok(Resolution::Resolved(hop)) => {
                     let frame = FrameAddresses::new(hop.next_hop_mac, hop.own_mac);
-                    hops.insert(address, Hop { ifindex: hop.ifindex, frame });
+                    self.hops.insert(address, Hop { ifindex: hop.ifindex, frame });
+                    self.unresolved.remove(&address);
                 }
                 Ok(Resolution::Unresolved { reason }) => {
                     if self.unresolved.get(&address) != Some(&reason) {
                         tracing::warn!("backend {address}: {reason}");
                     }
-                    unresolved.insert(address, reason);
+                    self.hops.remove(&address);
+                    self.unresolved.insert(address, reason);
                 }
-                Err(error) => {
-                    // What was known stays: it may well be right.
-                    tracing::error!("{error}");
-                    if let Some(hop) = self.hops.get(&address) {
-                        hops.insert(address, *hop);
-                    }
-                }
+                // What was known stays: it may well be right.
+                Err(error) => tracing::error!("{error}"),
             }
         }
-        self.hops = hops;
-        self.unresolved = unresolved;
     }
 
     pub(super) async fn refresh_neighbours(&mut self) {

@@ -9,9 +9,9 @@ use canary_common::{Latencies, Split, Track, WeightTable};
 use super::{
     books::Key,
     ledger::Lived,
-    state::{Daemon, backends},
+    state::{Daemon, Runtime, backends},
 };
-use crate::config;
+use crate::{config, rollout::Stage};
 
 impl Daemon {
     /// Every 250 ms.
@@ -33,8 +33,14 @@ impl Daemon {
         }
         let now = self.plane()?.now()?;
         let table = self.plane()?.flow_table();
+        let is_on_trial = |runtime: &Runtime| {
+            runtime.rollout.stage != Stage::Idle
+                || runtime.split != Split::NONE
+                || !runtime.retiring.is_empty()
+        };
+        let swiftly = self.runtime.values().any(is_on_trial);
         let followers = &mut self.followers;
-        if self.scan.step(&table, now, &mut |flow| followers.ended(flow)) {
+        if self.scan.step(&table, now, swiftly, &mut |flow| followers.ended(flow)) {
             self.plane()?.reset_overflow_mark();
             self.fold()?;
             self.forget_expired();
@@ -57,8 +63,8 @@ impl Daemon {
     /// born into since before the pass over the table began: of younger flows
     /// it may have missed some.
     fn fold(&mut self) -> Result<()> {
-        let living = &self.scan.last.cells;
-        let over: BTreeSet<u16> = self.retired.difference(living).copied().collect();
+        let living = self.scan.last.cells();
+        let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
         let plane = self.plane.as_ref().context("detached")?;
         let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
         for cell in over.intersection(&self.books.retired(&self.observed)) {
