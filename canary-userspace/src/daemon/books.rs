@@ -85,8 +85,9 @@ impl Books {
         let retired = self.retired(observed);
         let mut folded = false;
         for book in self.0.values_mut() {
-            let over = over.intersection(&retired).filter(|cell| book.cells.contains(cell));
-            for cell in over.copied().collect::<Vec<u16>>() {
+            let is_over = |cell: &u16| over.contains(cell) && retired.contains(cell);
+            let cells: Vec<u16> = book.cells.iter().copied().filter(is_over).collect();
+            for cell in cells {
                 let counts = read(cell)?;
                 add(&mut book.base, &counts);
                 book.base_times.add(&times(cell));

@@ -257,10 +257,12 @@ impl Daemon {
         self.plane()?.apply(&[allow])
     }
 
-    /// What should be, by the configuration and what was said since.
-    pub(super) fn desired(&self, jiffies_per_second: u32) -> Desired {
-        let services = self.config.services.iter().map(|service| {
-            let runtime = self.runtime.get(&service.name).cloned().unwrap_or_default();
+    /// What should be, by the configuration and what was said since; of one
+    /// service alone, where one is named.
+    fn desired(&self, only: Option<&str>, jiffies_per_second: u32) -> Desired {
+        let default = Runtime::default();
+        let services = self.services(only).map(|service| {
+            let runtime = self.runtime.get(&service.name).unwrap_or(&default);
             DesiredService {
                 config: service.clone(),
                 split: runtime.split,
@@ -271,13 +273,44 @@ impl Daemon {
                 steered: !runtime.steered.is_empty(),
             }
         });
-        Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
+        let services: Vec<DesiredService> = services.collect();
+        let hops = match only {
+            None => self.hops.clone(),
+            Some(_) => services
+                .iter()
+                .flat_map(DesiredService::backends)
+                .filter_map(|(_, backend)| self.hops.get_key_value(&backend.address.ip()))
+                .map(|(address, hop)| (*address, *hop))
+                .collect(),
+        };
+        Desired { services, hops, jiffies_per_second }
+    }
+
+    /// Those of the configuration, or the one of this name.
+    fn services(&self, only: Option<&str>) -> impl Iterator<Item = &config::Service> {
+        let is_meant = move |s: &&config::Service| only.is_none_or(|name| s.name == name);
+        self.config.services.iter().filter(is_meant)
     }
 
     /// Brings the maps to what should be. Where that fails on the way, each
     /// tick tries again until the maps are as they should be.
     pub(super) fn apply(&mut self) -> Result<()> {
         let planned = self.planned()?;
+        self.carry(planned, None)
+    }
+
+    /// The same after a change that concerns one service alone.
+    pub(super) fn apply_to(&mut self, name: &str) -> Result<()> {
+        let hz = self.plane()?.hz();
+        let desired = self.desired(Some(name), hz);
+        match plan::plan_some(&desired, &self.observed) {
+            Ok(Some(planned)) if !planned.short_of_cells => self.carry(planned, Some(name)),
+            // It takes more than that, or room has to be made.
+            _ => self.apply(),
+        }
+    }
+
+    fn carry(&mut self, planned: Planned, only: Option<&str>) -> Result<()> {
         if planned.short_of_cells {
             tracing::warn!(
                 "all counter cells are in use by older flows: connections under the new split \
@@ -286,12 +319,12 @@ impl Daemon {
         }
         let before = std::mem::replace(&mut self.observed, planned.after);
         // Cells are entered before they can count.
-        self.enter_cells();
+        self.enter_cells(only);
         if let Err(error) = self.plane()?.apply(&planned.writes) {
             self.observed = before.uncertain(&self.observed);
             return Err(error.into());
         }
-        self.enter_epochs();
+        self.enter_epochs(only);
         self.renew_followers();
         Ok(())
     }
@@ -300,7 +333,7 @@ impl Daemon {
     /// any more were given back.
     fn planned(&mut self) -> Result<Planned> {
         let hz = self.plane()?.hz();
-        let desired = self.desired(hz);
+        let desired = self.desired(None, hz);
         let planned = plan::plan(&desired, &self.observed);
         let short = match &planned {
             Ok(planned) => planned.short_of_cells,
@@ -324,8 +357,11 @@ impl Daemon {
     }
 
     /// Flows that are born now are booked under the split in force.
-    fn enter_epochs(&mut self) {
+    fn enter_epochs(&mut self, only: Option<&str>) {
         for service in &self.config.services {
+            if only.is_some_and(|name| service.name != name) {
+                continue;
+            }
             let protocol = plan::protocol_number(service.protocol);
             let number = self.observed.service_number(service.listen, protocol);
             let record = number.and_then(|number| self.observed.services.get(&number));
@@ -348,9 +384,12 @@ impl Daemon {
         }
     }
 
-    fn enter_cells(&mut self) {
+    fn enter_cells(&mut self, only: Option<&str>) {
         let mut configured = BTreeSet::new();
         for service in &self.config.services {
+            if only.is_some_and(|name| service.name != name) {
+                continue;
+            }
             let protocol = plan::protocol_number(service.protocol);
             let Some(number) = self.observed.service_number(service.listen, protocol) else {
                 continue;
@@ -364,7 +403,9 @@ impl Daemon {
                 configured.insert(key);
             }
         }
-        self.books.retain(&configured);
+        if only.is_none() {
+            self.books.retain(&configured);
+        }
     }
 
     /// After news from netlink.

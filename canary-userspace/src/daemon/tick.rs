@@ -67,10 +67,11 @@ impl Daemon {
         let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
         let plane = self.plane.as_ref().context("detached")?;
         let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
-        for cell in over.intersection(&self.books.retired(&self.observed)) {
-            let lived = Lived { counts: read(*cell)?, times: times(*cell) };
-            for runtime in self.runtime.values_mut() {
-                runtime.ledger.close(*cell, || lived);
+        let over = &over & &self.books.retired(&self.observed);
+        for runtime in self.runtime.values_mut() {
+            for cell in runtime.ledger.living(&over) {
+                let lived = Lived { counts: read(cell)?, times: times(cell) };
+                runtime.ledger.close(cell, || lived);
             }
         }
         let folded = self.books.fold(&mut self.observed, &over, read, times)?;
@@ -92,7 +93,7 @@ impl Daemon {
             runtime.rolled_back = Some(reason.clone());
             runtime.rollbacks += 1;
         }
-        self.apply()?;
+        self.apply_to(service)?;
         self.hold_for_steered(service);
         self.save();
         self.note_rollback_by_hand(service, reason);

@@ -23,7 +23,7 @@ use canary_common::{
 
 pub use checksum::checksum_deltas;
 pub use desired::{Desired, DesiredService, Hop};
-pub use diff::{Planned, plan};
+pub use diff::{Planned, plan, plan_some};
 pub use numbered::{Identified, Identity, Numbered};
 pub(crate) use records::protocol_number;
 

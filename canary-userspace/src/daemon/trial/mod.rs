@@ -132,7 +132,8 @@ impl Daemon {
             self.trial(&service.name).stage_since_pass = self.scan.passes;
         }
         let changed = !next.actions.is_empty() || self.differs(&service.name, &before);
-        if changed || self.trial(&service.name).is_save_due() {
+        let runs = self.stage(&service.name) != Stage::Idle;
+        if changed || runs && self.trial(&service.name).is_save_due() {
             // First the state, then what it says: a daemon that dies in
             // between does it once it is back.
             self.save();
