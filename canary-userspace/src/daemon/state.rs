@@ -106,6 +106,12 @@ pub(super) struct Daemon {
     pub(super) followers: Followers,
     /// Cells that nothing was born into since before the pass under way.
     pub(super) retired: BTreeSet<u16>,
+    /// There is no cell to be folded, and will be none before the next change.
+    pub(super) is_settled: bool,
+    /// Memory that is free goes back to the host at the next tick.
+    pub(super) has_freed: bool,
+    /// When connections were last counted, for their rates.
+    pub(super) sampled: Option<Instant>,
     pub(super) trials: BTreeMap<String, Trial>,
     pub(super) inbox: Inbox,
     /// Something was said that the maps do not have yet.
@@ -162,6 +168,9 @@ impl Daemon {
             scan: Scan::default(),
             followers,
             retired: BTreeSet::new(),
+            is_settled: false,
+            has_freed: true,
+            sampled: None,
             trials: BTreeMap::new(),
             inbox: Inbox::default(),
             to_apply: false,
@@ -317,6 +326,9 @@ impl Daemon {
                  are counted together with earlier ones until some have ended"
             );
         }
+        self.is_settled = false;
+        // A whole plan takes much more than what stays of it.
+        self.has_freed |= only.is_none();
         let before = std::mem::replace(&mut self.observed, planned.after);
         // Cells are entered before they can count.
         self.enter_cells(only);

@@ -24,6 +24,9 @@ impl Daemon {
         }
         self.tell_who_follows();
         self.store.breathe();
+        if std::mem::take(&mut self.has_freed) {
+            give_back_memory();
+        }
     }
 
     fn look(&mut self) -> Result<()> {
@@ -63,23 +66,31 @@ impl Daemon {
     /// born into since before the pass over the table began: of younger flows
     /// it may have missed some.
     fn fold(&mut self) -> Result<()> {
+        if self.is_settled {
+            return Ok(());
+        }
         let living = self.scan.last.cells();
         let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
-        let plane = self.plane.as_ref().context("detached")?;
-        let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
         let over = &over & &self.books.retired(&self.observed);
+        let plane = self.plane.as_ref().context("detached")?;
+        let counts = plane.cells(&over)?;
+        let lived = |cell: u16| Lived {
+            counts: counts.get(&cell).copied().unwrap_or_default(),
+            times: plane.latencies(cell),
+        };
         for runtime in self.runtime.values_mut() {
             for cell in runtime.ledger.living(&over) {
-                let lived = Lived { counts: read(cell)?, times: times(cell) };
-                runtime.ledger.close(cell, || lived);
+                runtime.ledger.close(cell, || lived(cell));
             }
         }
-        let folded = self.books.fold(&mut self.observed, &over, read, times)?;
+        let folded = self.books.fold(&mut self.observed, &over, lived);
         // Of flows from before a daemon whose state was lost.
         let booked = self.books.cells();
         self.observed.cells.retain(|cell| booked.contains(cell) || living.contains(cell));
         self.retired = self.books.retired(&self.observed);
+        self.is_settled = self.retired.is_empty() && self.observed.cells.is_subset(&booked);
         if folded {
+            self.has_freed = true;
             self.save();
         }
         Ok(())
@@ -116,5 +127,15 @@ impl Daemon {
     pub(super) fn times(&self, key: &Key) -> Latencies {
         let plane = self.plane.as_ref();
         self.books.times(key, |cell| plane.map_or_else(Default::default, |p| p.latencies(cell)))
+    }
+}
+
+/// Has the allocator give the host what is free inside of its heap: of what a
+/// plan for thousands of backends takes for a moment, by far the most.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

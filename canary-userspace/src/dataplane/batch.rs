@@ -66,6 +66,38 @@ pub(super) fn update<V: Pod>(map: BorrowedFd<'_>, keys: &[u32], values: &[V]) ->
     unsafe { call(UPDATE_BATCH, &mut attributes) }
 }
 
+/// `count` elements of an array from `first` on, as `values_each` values each: of
+/// a per-CPU array, one for every CPU there may be.
+pub(super) fn range<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: u32,
+    values_each: usize,
+) -> io::Result<Vec<V>> {
+    // SAFETY: V is Pod: zeroes are a value of it.
+    let no_value: V = unsafe { std::mem::zeroed() };
+    let mut values = vec![no_value; count as usize * values_each];
+    let mut keys = vec![0_u32; count as usize];
+    // The kernel goes on behind the place it is given.
+    let (before, mut next) = (first.wrapping_sub(1), 0_u32);
+    let mut attributes = Attributes {
+        in_batch: if first == 0 { 0 } else { &raw const before as u64 },
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd() as u32,
+        ..Attributes::default()
+    };
+    // SAFETY: room for as many keys and values as the count says.
+    match unsafe { call(LOOKUP_BATCH, &mut attributes) } {
+        // The array's end.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ if attributes.count < count => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(values),
+    }
+}
+
 /// All values of a hash map, as they stand while this reads: what comes or goes
 /// meanwhile may be among them or not. `K` is the map's key.
 pub(super) fn values<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<V>> {

@@ -3,6 +3,7 @@
 mod attach;
 mod batch;
 mod bpffs;
+mod cells;
 mod error;
 mod fault;
 mod flow_table;
@@ -130,25 +131,6 @@ impl Dataplane {
             }
         }
         observed
-    }
-
-    /// A cell's counters, summed over CPUs.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the look-up.
-    pub fn cell(&self, cell: u16) -> Result<(Cell, SharedCell), DataplaneError> {
-        let per_cpu =
-            self.cells.get(&u32::from(cell), 0).context(|| format!("reading cell {cell}"))?;
-        let mut sum = Cell::default();
-        for one in per_cpu.iter() {
-            sum.add(one);
-        }
-        Ok((sum, self.shared_cells.read(u32::from(cell))))
-    }
-
-    /// A cell's times.
-    pub fn latencies(&self, cell: u16) -> Latencies {
-        self.latencies.read(u32::from(cell))
     }
 
     /// Packets by [`Reason`], whose value is the index.

@@ -7,10 +7,10 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use aya::maps::{Array, IterableMap as _, MapData};
+use aya::maps::{Array, MapData};
 use canary_common::{
-    Backend, Cell, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryKey, Fault, Guard, Latencies,
-    Service, Settings, SharedCell, TABLE_WORD,
+    Backend, DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryKey, Fault, Guard, Service, Settings,
+    TABLE_WORD,
 };
 
 use super::{
@@ -37,7 +37,9 @@ impl Dataplane {
     pub fn apply(&mut self, writes: &[Write]) -> Result<(), DataplaneError> {
         for run in writes.chunk_by(goes_with) {
             match run {
-                [Write::ClearCell { .. }, ..] => self.clear_cells(run)?,
+                [Write::ClearCell { .. }, ..] => {
+                    self.clear_cells(&run.iter().filter_map(cell_number).collect::<Vec<_>>())?;
+                }
                 [Write::Table { .. } | Write::DropTable { .. }, ..] => self.put_tables(run)?,
                 others => others.iter().try_for_each(|write| self.write(write))?,
             }
@@ -76,25 +78,6 @@ impl Dataplane {
             Write::DropBackend { number } => {
                 self.backends.write(u32::from(*number), &Backend::default());
             }
-        }
-        Ok(())
-    }
-
-    fn clear_cells(&mut self, run: &[Write]) -> Result<(), DataplaneError> {
-        let cells: Vec<u32> = run
-            .iter()
-            .filter_map(|write| match write {
-                Write::ClearCell { cell } => Some(u32::from(*cell)),
-                _ => None,
-            })
-            .collect();
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context(|| "counting CPUs")?;
-        let zeroes = vec![Cell::default(); cpus * cells.len()];
-        batch::update(self.cells.map().fd().as_fd(), &cells, &zeroes)
-            .context(|| format!("clearing {} cells", cells.len()))?;
-        for cell in cells {
-            self.shared_cells.write(cell, &SharedCell::default());
-            self.latencies.write(cell, &Latencies::default());
         }
         Ok(())
     }
@@ -150,6 +133,14 @@ const fn goes_with(a: &Write, b: &Write) -> bool {
         (ClearCell { .. }, ClearCell { .. })
             | (Table { .. } | DropTable { .. }, Table { .. } | DropTable { .. })
     )
+}
+
+/// Of a write that clears it.
+const fn cell_number(write: &Write) -> Option<u32> {
+    match write {
+        Write::ClearCell { cell } => Some(*cell as u32),
+        _ => None,
+    }
 }
 
 /// Of a write that puts a table in place.
