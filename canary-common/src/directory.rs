@@ -6,9 +6,7 @@
 //! There are two halves; one is in force ([`Register::directory_half`]), the
 //! other is where the next one is written, whole, before the switch.
 
-use crate::{
-    Address, Backend, HashKeys, MAX_BACKENDS, MAX_SERVICES, PROTO_UDP, Service,
-};
+use crate::{Address, Backend, HashKeys, MAX_BACKENDS, MAX_SERVICES, PROTO_UDP, Service};
 
 /// Displacements per half. A power of two.
 pub const DIRECTORY_GROUPS: u32 = 4096;

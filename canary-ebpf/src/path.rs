@@ -84,7 +84,12 @@ pub fn service_of(host: Host, parsed: &Parsed) -> Option<(u16, &'static Service)
 
 /// The service at an address and port.
 #[inline(always)]
-pub fn service_at(host: Host, address: Address, port_be: u16, protocol: u8) -> Option<(u16, &'static Service)> {
+pub fn service_at(
+    host: Host,
+    address: Address,
+    port_be: u16,
+    protocol: u8,
+) -> Option<(u16, &'static Service)> {
     let key = DirectoryKey::new(EntryKind::Service, address, port_be, protocol);
     let number = host.find(&key)?;
     let service = host.service(number)?;
@@ -164,7 +169,7 @@ fn from_backend(
                 let first = pin.flags() & FlowFlags::HTTP_5XX == 0;
                 return Ok(Followed::Answers { service: key.service, first });
             }
-            return reply(host, packet, parsed, &key, pin, backend, now, ingress)
+            return reply(host, (packet, parsed), &key, pin, backend, now, ingress)
                 .map(Followed::Out);
         }
         if number != head || backend.next_sharing == 0 {
@@ -251,8 +256,7 @@ pub fn towards_backend(parsed: &Parsed, number: u16, backend: &Backend, cell: u1
 #[inline(always)]
 fn reply(
     host: Host,
-    packet: &Packet,
-    parsed: &Parsed,
+    (packet, parsed): (&Packet, &Parsed),
     key: &FlowKey,
     mut pin: Pin,
     backend: &Backend,

@@ -61,11 +61,7 @@ pub fn follow(packet: &Packet, ingress: u32) -> Option<Verdict> {
 }
 
 #[inline(always)]
-fn plain(
-    ethernet: Header<{ EthHdr::LEN }>,
-    ip: Ip,
-    tcp: Header<{ TcpHdr::LEN }>,
-) -> Parsed {
+fn plain(ethernet: Header<{ EthHdr::LEN }>, ip: Ip, tcp: Header<{ TcpHdr::LEN }>) -> Parsed {
     Parsed { ethernet, ip, transport: Transport::Tcp(tcp), fragment: Identity::WHOLE }
 }
 
@@ -131,10 +127,7 @@ fn from_backend(
     };
     let now = flows::now();
     let mut pin = flows::established(&key, key.hash(hash_keys()), now)?;
-    if pin.backend != head
-        || parsed.hop_limit() <= 1
-        || pin.flags() & FlowFlags::FAULTED != 0
-    {
+    if pin.backend != head || parsed.hop_limit() <= 1 || pin.flags() & FlowFlags::FAULTED != 0 {
         return None;
     }
     let way_back = pin.way_back()?;

@@ -11,7 +11,10 @@ use std::{
 
 use canary_common::{Backend, Cell, Latencies, SharedCell};
 
-use super::store::{SavedBook, SavedTimes};
+use super::{
+    ledger::Lived,
+    store::{SavedBook, SavedTimes},
+};
 use crate::{api::types::Counters, plan::Observed};
 
 /// A backend of a service, by name.
@@ -23,7 +26,8 @@ pub(super) type Counts = (Cell, SharedCell);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     base: (Cell, SharedCell),
-    base_times: Latencies,
+    /// Large, and of nothing for most.
+    base_times: Option<Box<Latencies>>,
     cells: BTreeSet<u16>,
 }
 
@@ -59,7 +63,7 @@ impl Books {
     /// A backend's times over all epochs.
     pub(super) fn times(&self, key: &Key, read: impl Fn(u16) -> Latencies) -> Latencies {
         let Some(book) = self.0.get(key) else { return Latencies::default() };
-        let mut sum = book.base_times;
+        let mut sum = book.base_times.as_deref().copied().unwrap_or_default();
         for &cell in &book.cells {
             sum.add(&read(cell));
         }
@@ -74,28 +78,30 @@ impl Books {
     }
 
     /// Folds those cells of `over` that are retired: their counts go into the
-    /// base, their numbers are free.
-    pub(super) fn fold<E>(
+    /// base, their numbers are free. Whether there were any.
+    pub(super) fn fold(
         &mut self,
         observed: &mut Observed,
         over: &BTreeSet<u16>,
-        read: impl Fn(u16) -> Result<Counts, E>,
-        times: impl Fn(u16) -> Latencies,
-    ) -> Result<bool, E> {
+        lived: impl Fn(u16) -> Lived,
+    ) -> bool {
         let retired = self.retired(observed);
         let mut folded = false;
         for book in self.0.values_mut() {
-            let over = over.intersection(&retired).filter(|cell| book.cells.contains(cell));
-            for cell in over.copied().collect::<Vec<u16>>() {
-                let counts = read(cell)?;
+            let is_over = |cell: &u16| over.contains(cell) && retired.contains(cell);
+            let cells: Vec<u16> = book.cells.iter().copied().filter(is_over).collect();
+            for cell in cells {
+                let Lived { counts, times } = lived(cell);
                 add(&mut book.base, &counts);
-                book.base_times.add(&times(cell));
+                if times != Latencies::default() {
+                    book.base_times.get_or_insert_default().add(&times);
+                }
                 book.cells.remove(&cell);
                 observed.cells.remove(&cell);
                 folded = true;
             }
         }
-        Ok(folded)
+        folded
     }
 
     /// Forgets backends that are not configured and have no cell left.
@@ -111,7 +117,7 @@ impl Books {
                 backend: backend.to_string(),
                 cells: book.cells.clone(),
                 base: numbers(&book.base),
-                times: SavedTimes::both(&book.base_times),
+                times: book.base_times.as_deref().map(SavedTimes::both).unwrap_or_default(),
             })
             .collect()
     }
@@ -121,6 +127,7 @@ impl Books {
         let book = |saved: &SavedBook| {
             let key = (saved.service.clone(), saved.backend.parse().ok()?);
             let base_times = SavedTimes::latencies(&saved.times);
+            let base_times = (base_times != Latencies::default()).then(|| Box::new(base_times));
             let base = from_numbers(&saved.base);
             Some((key, Book { base, base_times, cells: saved.cells.clone() }))
         };
@@ -202,25 +209,27 @@ mod tests {
         let key = ("web".to_owned(), "10.0.0.1:80".parse().expect("an address"));
         let mut books = Books::default();
         books.enter(&key, [1, 2, 0]);
-        let read = |cell: u16| {
+        let counts = |cell: u16| {
             let cell = Cell { connections: 10 * u64::from(cell), ..Cell::default() };
-            Ok::<_, ()>((cell, SharedCell::default()))
+            (cell, SharedCell::default())
         };
+        let read = |cell: u16| Ok::<_, ()>(counts(cell));
         let times = |cell: u16| {
             let mut times = Latencies::default();
             times.first_byte.counts[7] = u64::from(cell);
             times.first_byte.sum = 10 * u64::from(cell);
             times
         };
+        let lived = |cell: u16| Lived { counts: counts(cell), times: times(cell) };
         let mut observed = Observed { cells: [1, 2].into(), ..Observed::default() };
         // Cell 1 still has a flow, cell 2 has none.
         let over = [2].into();
         let owner = canary_common::Backend { cells: [1, 2], ..Default::default() };
         observed.backends.insert(7, owner);
-        assert_eq!(books.fold(&mut observed, &over, read, times), Ok(false), "2 is current");
-        observed.backends.clear();
+        assert!(!books.fold(&mut observed, &over, lived), "2 is current");
+        observed.backends.remove(7);
         assert_eq!(books.retired(&observed), [1, 2].into());
-        assert_eq!(books.fold(&mut observed, &over, read, times), Ok(true));
+        assert!(books.fold(&mut observed, &over, lived));
         assert_eq!(observed.cells, [1].into());
         for books in [&books, &Books::restore(&books.save())] {
             let total = books.total(&key, read).map(|counts| counts.0.connections);

@@ -5,7 +5,7 @@
 //! what makes the evidence valid while the split changes. Epochs of the same
 //! split are kept as one: the tests' factors depend on their sums alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use canary_common::{Latencies, Split, Track};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,11 @@ impl Ledger {
             self.epochs.entry(split).or_default();
             self.cells.entry(cell).or_insert((split, track));
         }
+    }
+
+    /// Those of these cells that flows of the trial are booked in.
+    pub(super) fn living(&self, cells: &BTreeSet<u16>) -> Vec<u16> {
+        self.cells.keys().copied().filter(|cell| cells.contains(cell)).collect()
     }
 
     /// A cell is closed with these counts; its number may come back.

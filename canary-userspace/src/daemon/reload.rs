@@ -47,8 +47,7 @@ impl Daemon {
                 runtime.promoted = promoted;
             }
         }
-        // Backends that are new have no next hop yet.
-        self.resolve_again().await;
+        self.resolve_new().await;
         if let Err(error) = self.apply() {
             self.config = old;
             self.runtime = runtime;

@@ -150,7 +150,7 @@ impl Daemon {
 
     /// Applies a change of `name`'s runtime, or takes it back.
     fn commit(&mut self, name: &str, before: Option<super::state::Runtime>) -> Result<(), Refusal> {
-        if let Err(error) = self.apply() {
+        if let Err(error) = self.apply_to(name) {
             if let Some(before) = before {
                 self.runtime.insert(name.to_owned(), before);
             }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,19 +16,23 @@ use super::{
     ledger::Ledger,
     promotion::{self, Promoted, Standing},
     scan::{Pins, Scan},
-    store::{Found, Saved, SavedService, SavedTrial, Store},
+    store::{self, Saved, SavedService, SavedTrial, Store},
     trial::{Inbox, Steered, Trial},
 };
 use crate::{
     config::{self, Config},
     dataplane::{Dataplane, DataplaneError, OpenOptions},
-    netlink::{Resolution, Resolver},
-    plan::{self, Desired, DesiredService, Hop, Observed},
+    netlink::{NetlinkError, Resolution, Resolver},
+    plan::{self, Desired, DesiredService, Full, Hop, Observed, Planned},
     rollout,
 };
 
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// What was found of the way to a backend.
+type Found = (IpAddr, Result<Resolution, NetlinkError>);
 
 /// What was said to the daemon about a service, or decided by it.
 #[derive(Clone, Debug)]
@@ -102,6 +106,12 @@ pub(super) struct Daemon {
     pub(super) followers: Followers,
     /// Cells that nothing was born into since before the pass under way.
     pub(super) retired: BTreeSet<u16>,
+    /// There is no cell to be folded, and will be none before the next change.
+    pub(super) is_settled: bool,
+    /// Memory that is free goes back to the host at the next tick.
+    pub(super) has_freed: bool,
+    /// When connections were last counted, for their rates.
+    pub(super) sampled: Option<Instant>,
     pub(super) trials: BTreeMap<String, Trial>,
     pub(super) inbox: Inbox,
     /// Something was said that the maps do not have yet.
@@ -128,9 +138,9 @@ impl Daemon {
         let ring = plane.take_events().context("the program has no ring of events")?;
         let followers = Followers::new(ring, plane.keys()).context("reading events")?;
         let (saved, damaged) = match store.load() {
-            Found::Nothing => (Saved::default(), false),
-            Found::Saved(saved) => (saved, false),
-            Found::Damaged(why) => {
+            store::Found::Nothing => (Saved::default(), false),
+            store::Found::Saved(saved) => (saved, false),
+            store::Found::Damaged(why) => {
                 tracing::warn!("the saved state cannot be read ({why}); no canary gets new flows");
                 (Saved::default(), true)
             }
@@ -142,7 +152,7 @@ impl Daemon {
         observed.cells.extend(observed.backends.values().flat_map(Backend::current_cells));
         if plane.adopted() {
             // Should the saved state not know them.
-            observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells);
+            observed.cells.extend(Pins::now(&plane.flow_table(), plane.now()?).cells());
             tracing::info!("took over the maps in {}", config.bpffs.display());
         }
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -158,6 +168,9 @@ impl Daemon {
             scan: Scan::default(),
             followers,
             retired: BTreeSet::new(),
+            is_settled: false,
+            has_freed: true,
+            sampled: None,
             trials: BTreeMap::new(),
             inbox: Inbox::default(),
             to_apply: false,
@@ -253,10 +266,12 @@ impl Daemon {
         self.plane()?.apply(&[allow])
     }
 
-    /// What should be, by the configuration and what was said since.
-    pub(super) fn desired(&self, jiffies_per_second: u32) -> Desired {
-        let services = self.config.services.iter().map(|service| {
-            let runtime = self.runtime.get(&service.name).cloned().unwrap_or_default();
+    /// What should be, by the configuration and what was said since; of one
+    /// service alone, where one is named.
+    fn desired(&self, only: Option<&str>, jiffies_per_second: u32) -> Desired {
+        let default = Runtime::default();
+        let services = self.services(only).map(|service| {
+            let runtime = self.runtime.get(&service.name).unwrap_or(&default);
             DesiredService {
                 config: service.clone(),
                 split: runtime.split,
@@ -267,30 +282,81 @@ impl Daemon {
                 steered: !runtime.steered.is_empty(),
             }
         });
-        Desired { services: services.collect(), hops: self.hops.clone(), jiffies_per_second }
+        let services: Vec<DesiredService> = services.collect();
+        let hops = match only {
+            None => self.hops.clone(),
+            Some(_) => services
+                .iter()
+                .flat_map(DesiredService::backends)
+                .filter_map(|(_, backend)| self.hops.get_key_value(&backend.address.ip()))
+                .map(|(address, hop)| (*address, *hop))
+                .collect(),
+        };
+        Desired { services, hops, jiffies_per_second }
+    }
+
+    /// Those of the configuration, or the one of this name.
+    fn services(&self, only: Option<&str>) -> impl Iterator<Item = &config::Service> {
+        let is_meant = move |s: &&config::Service| only.is_none_or(|name| s.name == name);
+        self.config.services.iter().filter(is_meant)
     }
 
     /// Brings the maps to what should be. Where that fails on the way, each
     /// tick tries again until the maps are as they should be.
     pub(super) fn apply(&mut self) -> Result<()> {
+        let planned = self.planned()?;
+        self.carry(planned, None)
+    }
+
+    /// The same after a change that concerns one service alone.
+    pub(super) fn apply_to(&mut self, name: &str) -> Result<()> {
         let hz = self.plane()?.hz();
-        let planned = plan::plan(&self.desired(hz), &self.observed)?;
+        let desired = self.desired(Some(name), hz);
+        match plan::plan_some(&desired, &self.observed) {
+            Ok(Some(planned)) if !planned.short_of_cells => self.carry(planned, Some(name)),
+            // It takes more than that, or room has to be made.
+            _ => self.apply(),
+        }
+    }
+
+    fn carry(&mut self, planned: Planned, only: Option<&str>) -> Result<()> {
         if planned.short_of_cells {
             tracing::warn!(
                 "all counter cells are in use by older flows: connections under the new split \
                  are counted together with earlier ones until some have ended"
             );
         }
+        self.is_settled = false;
+        // A whole plan takes much more than what stays of it.
+        self.has_freed |= only.is_none();
         let before = std::mem::replace(&mut self.observed, planned.after);
         // Cells are entered before they can count.
-        self.enter_cells();
+        self.enter_cells(only);
         if let Err(error) = self.plane()?.apply(&planned.writes) {
             self.observed = before.uncertain(&self.observed);
             return Err(error.into());
         }
-        self.enter_epochs();
+        self.enter_epochs(only);
         self.renew_followers();
         Ok(())
+    }
+
+    /// The plan; where it is short of cells, after those that no flow needs
+    /// any more were given back.
+    fn planned(&mut self) -> Result<Planned> {
+        let hz = self.plane()?.hz();
+        let desired = self.desired(None, hz);
+        let planned = plan::plan(&desired, &self.observed);
+        let short = match &planned {
+            Ok(planned) => planned.short_of_cells,
+            Err(full) => *full == Full::Cells,
+        };
+        // What may be in the maps beside what is known is not given back.
+        if !short || self.observed.uncertain {
+            return Ok(planned?);
+        }
+        self.fold_now()?;
+        Ok(plan::plan(&desired, &self.observed)?)
     }
 
     /// After a change that failed and was taken back.
@@ -303,8 +369,11 @@ impl Daemon {
     }
 
     /// Flows that are born now are booked under the split in force.
-    fn enter_epochs(&mut self) {
+    fn enter_epochs(&mut self, only: Option<&str>) {
         for service in &self.config.services {
+            if only.is_some_and(|name| service.name != name) {
+                continue;
+            }
             let protocol = plan::protocol_number(service.protocol);
             let number = self.observed.service_number(service.listen, protocol);
             let record = number.and_then(|number| self.observed.services.get(&number));
@@ -327,9 +396,12 @@ impl Daemon {
         }
     }
 
-    fn enter_cells(&mut self) {
+    fn enter_cells(&mut self, only: Option<&str>) {
         let mut configured = BTreeSet::new();
         for service in &self.config.services {
+            if only.is_some_and(|name| service.name != name) {
+                continue;
+            }
             let protocol = plan::protocol_number(service.protocol);
             let Some(number) = self.observed.service_number(service.listen, protocol) else {
                 continue;
@@ -343,7 +415,9 @@ impl Daemon {
                 configured.insert(key);
             }
         }
-        self.books.retain(&configured);
+        if only.is_none() {
+            self.books.retain(&configured);
+        }
     }
 
     /// After news from netlink.
@@ -360,40 +434,58 @@ impl Daemon {
     /// At start most neighbours are not known yet, and answer within
     /// milliseconds: who does not is warned of.
     async fn resolve_first(&mut self) {
-        for address in self.backend_addresses() {
-            // Asks; the answer comes by netlink.
-            self.resolver.resolve(address).await.ok();
+        let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
+        let begun = Instant::now();
+        // Asks; the answers come by netlink.
+        let mut found = self.resolver.resolve_all(&addresses).await;
+        let is_known = |found: &Found| matches!(found.1, Ok(Resolution::Resolved(_)));
+        while !found.iter().all(is_known) && begun.elapsed() < FIRST_ANSWERS {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            found = self.resolver.resolve_all(&addresses).await;
         }
-        tokio::time::sleep(FIRST_ANSWERS).await;
-        self.resolve_all().await;
+        self.take_hops(found);
     }
 
     async fn resolve_all(&mut self) {
-        let mut hops = BTreeMap::new();
-        let mut unresolved = BTreeMap::new();
-        for address in self.backend_addresses() {
-            match self.resolver.resolve(address).await {
+        let addresses = self.backend_addresses();
+        self.hops.retain(|address, _| addresses.contains(address));
+        self.unresolved.retain(|address, _| addresses.contains(address));
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        let found = self.resolver.resolve_all(&addresses).await;
+        self.take_hops(found);
+    }
+
+    /// Looks for the ways to backends that are new; of a change on the ways to
+    /// the others there would have been news.
+    pub(super) async fn resolve_new(&mut self) {
+        let addresses = self.backend_addresses();
+        self.hops.retain(|address, _| addresses.contains(address));
+        self.unresolved.retain(|address, _| addresses.contains(address));
+        let new: Vec<IpAddr> =
+            addresses.into_iter().filter(|address| !self.hops.contains_key(address)).collect();
+        let found = self.resolver.resolve_all(&new).await;
+        self.take_hops(found);
+    }
+
+    fn take_hops(&mut self, found: Vec<Found>) {
+        for (address, resolution) in found {
+            match resolution {
                 Ok(Resolution::Resolved(hop)) => {
                     let frame = FrameAddresses::new(hop.next_hop_mac, hop.own_mac);
-                    hops.insert(address, Hop { ifindex: hop.ifindex, frame });
+                    self.hops.insert(address, Hop { ifindex: hop.ifindex, frame });
+                    self.unresolved.remove(&address);
                 }
                 Ok(Resolution::Unresolved { reason }) => {
                     if self.unresolved.get(&address) != Some(&reason) {
                         tracing::warn!("backend {address}: {reason}");
                     }
-                    unresolved.insert(address, reason);
+                    self.hops.remove(&address);
+                    self.unresolved.insert(address, reason);
                 }
-                Err(error) => {
-                    // What was known stays: it may well be right.
-                    tracing::error!("{error}");
-                    if let Some(hop) = self.hops.get(&address) {
-                        hops.insert(address, *hop);
-                    }
-                }
+                // What was known stays: it may well be right.
+                Err(error) => tracing::error!("{error}"),
             }
         }
-        self.hops = hops;
-        self.unresolved = unresolved;
     }
 
     pub(super) async fn refresh_neighbours(&mut self) {

@@ -9,9 +9,9 @@ use canary_common::{Latencies, Split, Track, WeightTable};
 use super::{
     books::Key,
     ledger::Lived,
-    state::{Daemon, backends},
+    state::{Daemon, Runtime, backends},
 };
-use crate::config;
+use crate::{config, rollout::Stage};
 
 impl Daemon {
     /// Every 250 ms.
@@ -24,6 +24,9 @@ impl Daemon {
         }
         self.tell_who_follows();
         self.store.breathe();
+        if std::mem::take(&mut self.has_freed) {
+            give_back_memory();
+        }
     }
 
     fn look(&mut self) -> Result<()> {
@@ -33,8 +36,14 @@ impl Daemon {
         }
         let now = self.plane()?.now()?;
         let table = self.plane()?.flow_table();
+        let is_on_trial = |runtime: &Runtime| {
+            runtime.rollout.stage != Stage::Idle
+                || runtime.split != Split::NONE
+                || !runtime.retiring.is_empty()
+        };
+        let swiftly = self.runtime.values().any(is_on_trial);
         let followers = &mut self.followers;
-        if self.scan.step(&table, now, &mut |flow| followers.ended(flow)) {
+        if self.scan.step(&table, now, swiftly, &mut |flow| followers.ended(flow)) {
             self.plane()?.reset_overflow_mark();
             self.fold()?;
             self.forget_expired();
@@ -42,26 +51,46 @@ impl Daemon {
         self.look_at_trials()
     }
 
+    /// Looks at the whole table and closes the books on what nobody needs any
+    /// more, out of turn.
+    pub(super) fn fold_now(&mut self) -> Result<()> {
+        let now = self.plane()?.now()?;
+        let table = self.plane()?.flow_table();
+        self.retired = self.books.retired(&self.observed);
+        let followers = &mut self.followers;
+        self.scan.whole(&table, now, &mut |flow| followers.ended(flow));
+        self.fold()
+    }
+
     /// Closes the books on cells without flows. Only on those that nothing was
     /// born into since before the pass over the table began: of younger flows
     /// it may have missed some.
     fn fold(&mut self) -> Result<()> {
-        let living = &self.scan.last.cells;
-        let over: BTreeSet<u16> = self.retired.difference(living).copied().collect();
+        if self.is_settled {
+            return Ok(());
+        }
+        let living = self.scan.last.cells();
+        let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
+        let over = &over & &self.books.retired(&self.observed);
         let plane = self.plane.as_ref().context("detached")?;
-        let (read, times) = (|cell| plane.cell(cell), |cell| plane.latencies(cell));
-        for cell in over.intersection(&self.books.retired(&self.observed)) {
-            let lived = Lived { counts: read(*cell)?, times: times(*cell) };
-            for runtime in self.runtime.values_mut() {
-                runtime.ledger.close(*cell, || lived);
+        let counts = plane.cells(&over)?;
+        let lived = |cell: u16| Lived {
+            counts: counts.get(&cell).copied().unwrap_or_default(),
+            times: plane.latencies(cell),
+        };
+        for runtime in self.runtime.values_mut() {
+            for cell in runtime.ledger.living(&over) {
+                runtime.ledger.close(cell, || lived(cell));
             }
         }
-        let folded = self.books.fold(&mut self.observed, &over, read, times)?;
+        let folded = self.books.fold(&mut self.observed, &over, lived);
         // Of flows from before a daemon whose state was lost.
         let booked = self.books.cells();
         self.observed.cells.retain(|cell| booked.contains(cell) || living.contains(cell));
         self.retired = self.books.retired(&self.observed);
+        self.is_settled = self.retired.is_empty() && self.observed.cells.is_subset(&booked);
         if folded {
+            self.has_freed = true;
             self.save();
         }
         Ok(())
@@ -75,7 +104,7 @@ impl Daemon {
             runtime.rolled_back = Some(reason.clone());
             runtime.rollbacks += 1;
         }
-        self.apply()?;
+        self.apply_to(service)?;
         self.hold_for_steered(service);
         self.save();
         self.note_rollback_by_hand(service, reason);
@@ -98,5 +127,15 @@ impl Daemon {
     pub(super) fn times(&self, key: &Key) -> Latencies {
         let plane = self.plane.as_ref();
         self.books.times(key, |cell| plane.map_or_else(Default::default, |p| p.latencies(cell)))
+    }
+}
+
+/// Has the allocator give the host what is free inside of its heap: of what a
+/// plan for thousands of backends takes for a moment, by far the most.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -3,9 +3,7 @@
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
-use canary_common::{
-    DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, PORTS, Register,
-};
+use canary_common::{DIRECTORY_GROUPS, DIRECTORY_SLOTS, DirectoryEntry, PORTS, Register};
 
 use super::mapping::{Mapping, Whole};
 use crate::plan::directory::Built;

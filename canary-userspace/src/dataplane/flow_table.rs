@@ -1,12 +1,18 @@
 //! The flow table as user space sees it: scanned at memory speed, and swept of
 //! flows whose time is over.
 
-use std::{collections::BTreeSet, mem::offset_of, ops::Range, sync::Mutex, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    mem::offset_of,
+    ops::Range,
+    os::fd::AsFd as _,
+    sync::{Mutex, atomic::Ordering},
+};
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, IterableMap as _, MapData};
 use canary_common::{Bucket, Ctl, Flow, FlowKey, FlowState, SharedCell, WAYS, deadline_passed};
 
-use super::mapping::Mapping;
+use super::{batch, mapping::Mapping};
 
 /// The table and the overflow map.
 #[derive(Debug)]
@@ -51,51 +57,57 @@ impl FlowTable {
     /// those in the overflow map. `now` in jiffies.
     pub fn scan(&self, now: u32, buckets: Range<u32>, each: &mut dyn FnMut(&FlowSnapshot)) {
         let with_overflow = buckets.start == 0;
-        for bucket in buckets {
-            for way in 0..WAYS {
-                if let Some(flow) = self.live(bucket, way, now) {
-                    each(&flow);
-                }
+        self.each_record(buckets, |_, _, flow, ctl| {
+            if !deadline_passed(flow.deadline, now) {
+                each(&snapshot(flow, ctl));
             }
-        }
+        });
         if with_overflow {
-            for flow in self.overflow_records() {
-                if is_live(Ctl(flow.ctl)) && !deadline_passed(flow.deadline, now) {
-                    each(&snapshot(&flow));
-                }
-            }
+            self.scan_overflow(now, each);
         }
     }
 
     /// Frees what is over in these buckets (with bucket 0, in the overflow map
     /// too) and books handshakes that nobody answered. Whoever takes a way
     /// books it, so the program and the sweep never book the same one.
-    /// Each that it ends goes to `each`.
+    /// Each that it ends goes to `ended`.
     pub fn sweep(
         &self,
         now: u32,
         buckets: Range<u32>,
-        each: &mut dyn FnMut(&FlowSnapshot),
+        ended: &mut dyn FnMut(&FlowSnapshot),
+    ) -> Swept {
+        self.pass(now, buckets, ended, &mut |_| ())
+    }
+
+    /// Sweep and scan at once: each line is read from memory only once. What
+    /// lives goes to `living`.
+    pub fn pass(
+        &self,
+        now: u32,
+        buckets: Range<u32>,
+        ended: &mut dyn FnMut(&FlowSnapshot),
+        living: &mut dyn FnMut(&FlowSnapshot),
     ) -> Swept {
         let mut swept = Swept::default();
         let with_overflow = buckets.start == 0;
-        for bucket in buckets {
-            for way in 0..WAYS {
-                let Some((flow, ctl)) = self.record(bucket, way) else { continue };
-                if deadline_passed(flow.deadline, now) && self.free(bucket, way, ctl) {
-                    self.book_end(&flow, ctl, &mut swept);
-                    each(&FlowSnapshot { ctl, ..snapshot(&flow) });
-                }
+        self.each_record(buckets, |bucket, way, flow, ctl| {
+            if !deadline_passed(flow.deadline, now) {
+                living(&snapshot(flow, ctl));
+            } else if self.free(bucket, way, ctl) {
+                self.book_end(flow, ctl, &mut swept);
+                ended(&snapshot(flow, ctl));
             }
-        }
+        });
         if with_overflow {
             self.drop_overflow(
                 |flow| deadline_passed(flow.deadline, now),
                 |flow| {
                     self.book_end(flow, Ctl(flow.ctl), &mut swept);
-                    each(&snapshot(flow));
+                    ended(&snapshot(flow, Ctl(flow.ctl)));
                 },
             );
+            self.scan_overflow(now, living);
         }
         swept
     }
@@ -104,31 +116,42 @@ impl FlowTable {
     pub fn forget(&self, backends: &[u16]) -> u64 {
         let gone: BTreeSet<u16> = backends.iter().copied().collect();
         let mut freed = 0;
-        for bucket in 0..self.buckets() {
-            for way in 0..WAYS {
-                let Some((flow, ctl)) = self.record(bucket, way) else { continue };
-                if gone.contains(&flow.backend) && self.free(bucket, way, ctl) {
-                    freed += 1;
-                }
+        self.each_record(0..self.buckets(), |bucket, way, flow, ctl| {
+            if gone.contains(&flow.backend) && self.free(bucket, way, ctl) {
+                freed += 1;
             }
-        }
+        });
         self.drop_overflow(|flow| gone.contains(&flow.backend), |_| freed += 1);
         freed
     }
 
     /// Records in the overflow map, dead ones included.
     pub fn overflow_len(&self) -> u64 {
-        self.lock().keys().filter(Result::is_ok).count() as u64
+        self.overflow_records().len() as u64
     }
 
-    /// A live flow, read consistently.
-    fn live(&self, bucket: u32, way: usize, now: u32) -> Option<FlowSnapshot> {
-        let (flow, _) = self.record(bucket, way)?;
-        (!deadline_passed(flow.deadline, now)).then(|| snapshot(&flow))
+    /// Every way in use of these buckets, read consistently.
+    fn each_record(&self, buckets: Range<u32>, mut each: impl FnMut(u32, usize, &Flow, Ctl)) {
+        for bucket in buckets {
+            for way in 0..WAYS {
+                if let Some((flow, ctl)) = self.record(bucket, way) {
+                    each(bucket, way, &flow, ctl);
+                }
+            }
+        }
+    }
+
+    fn scan_overflow(&self, now: u32, each: &mut dyn FnMut(&FlowSnapshot)) {
+        for flow in self.overflow_records() {
+            if is_live(Ctl(flow.ctl)) && !deadline_passed(flow.deadline, now) {
+                each(&snapshot(&flow, Ctl(flow.ctl)));
+            }
+        }
     }
 
     /// A way in use; `None` too where it changed hands while being read: what
     /// stands there now was born after the scan began.
+    #[inline]
     fn record(&self, bucket: u32, way: usize) -> Option<(Flow, Ctl)> {
         let base = way * size_of::<Flow>();
         let ctl = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
@@ -169,17 +192,22 @@ impl FlowTable {
         }
     }
 
+    /// None where the kernel refuses: they are few, and come up at the next look.
     fn overflow_records(&self) -> Vec<Flow> {
-        self.lock().iter().filter_map(Result::ok).map(|(_, flow)| flow).collect()
+        let overflow = self.lock();
+        let records = batch::values::<FlowKey, Flow>(overflow.map().fd().as_fd());
+        records.unwrap_or_else(|error| {
+            tracing::warn!("reading the overflow map: {error}");
+            Vec::new()
+        })
     }
 
     pub(super) fn drop_overflow(&self, over: impl Fn(&Flow) -> bool, mut each: impl FnMut(&Flow)) {
+        let gone: Vec<_> = self.overflow_records().into_iter().filter(over).collect();
         let mut overflow = self.lock();
-        let gone: Vec<_> =
-            overflow.iter().filter_map(Result::ok).filter(|(_, flow)| over(flow)).collect();
-        for (key, flow) in gone {
+        for flow in gone {
             // Evicted in between: nothing to book, it was not ours to end.
-            if overflow.remove(&key).is_ok() {
+            if overflow.remove(&flow.key).is_ok() {
                 each(&flow);
             }
         }
@@ -195,10 +223,10 @@ pub(super) const fn is_live(ctl: Ctl) -> bool {
     !matches!(ctl.state(), FlowState::Free | FlowState::Claimed)
 }
 
-const fn snapshot(flow: &Flow) -> FlowSnapshot {
+const fn snapshot(flow: &Flow, ctl: Ctl) -> FlowSnapshot {
     FlowSnapshot {
         key: flow.key,
-        ctl: Ctl(flow.ctl),
+        ctl,
         backend: flow.backend,
         cell: flow.cell,
         deadline: flow.deadline,

@@ -13,8 +13,8 @@ use canary_common::{
 
 use super::{
     Dataplane, FlowTable, OpenOptions, bpffs,
-    error::{Context as _, DataplaneError},
     directory::DirectoryMap,
+    error::{Context as _, DataplaneError},
     mapping::{Mapping, Whole},
 };
 
@@ -121,7 +121,7 @@ fn assemble(
         services: Mapping::part(&register, offset_of!(Register, services), MAX_SERVICES),
         backends: Mapping::part(&register, offset_of!(Register, backends), MAX_BACKENDS),
         directory: DirectoryMap::of(&register),
-        tables: typed(&mut ebpf, "TABLES")?,
+        tables: array_of_maps(&mut ebpf, "TABLES")?,
         cells: typed(&mut ebpf, "CELLS")?,
         reasons: typed(&mut ebpf, "REASONS")?,
         latencies: mapping(&mut ebpf, "LATENCIES", MAX_CELLS)?,
@@ -271,6 +271,11 @@ where
     T: TryFrom<Map>,
 {
     T::try_from(take(ebpf, name)?).map_err(|_| DataplaneError::NoMap(name))
+}
+
+fn array_of_maps(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DataplaneError> {
+    let Map::ArrayOfMaps(map) = take(ebpf, name)? else { return Err(DataplaneError::NoMap(name)) };
+    Ok(map)
 }
 
 fn mapping<T: Pod>(

@@ -1,7 +1,9 @@
 //! The kernel side, from user space: the only module that knows aya.
 
 mod attach;
+mod batch;
 mod bpffs;
+mod cells;
 mod directory;
 mod error;
 mod fault;
@@ -12,17 +14,17 @@ mod mapping;
 mod probe;
 mod steer;
 mod where_to;
+mod write;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
+    maps::{LpmTrie, MapData, PerCpuArray, RingBuf, xdp::DevMapHash},
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
-    Backend, Cell, Fault, Guard,
-    HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer, TABLE_WORD,
+    Backend, Cell, Fault, Guard, HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer,
 };
 
 pub use attach::Attachment;
@@ -34,15 +36,10 @@ pub use guard::{GuardOrder, GuardState};
 pub use load::BENCH_OBJECT;
 pub use steer::Steering;
 
-use crate::plan::{self, Observed, Write};
-use error::Context as _;
+use crate::plan::Observed;
 use directory::DirectoryMap;
+use error::Context as _;
 use mapping::Mapping;
-
-/// A Maglev table's element; see [`TABLE_WORD`].
-type TableWord = [u16; TABLE_WORD];
-/// `BPF_F_INNER_MAP | BPF_F_MMAPABLE`, as the program declares its inner maps.
-const TABLE_FLAGS: u32 = 0x1000 | 0x400;
 
 /// How to open the data plane.
 #[derive(Clone, Debug)]
@@ -72,7 +69,8 @@ pub struct Dataplane {
     services: Mapping<Service>,
     backends: Mapping<Backend>,
     directory: DirectoryMap,
-    tables: ArrayOfMaps<MapData, Array<MapData, TableWord>>,
+    /// An array of maps.
+    tables: MapData,
     cells: PerCpuArray<MapData, Cell>,
     reasons: PerCpuArray<MapData, u64>,
     latencies: Mapping<Latencies>,
@@ -133,99 +131,6 @@ impl Dataplane {
             }
         }
         observed
-    }
-
-    /// Carries writes out, front to back; stops at the first that fails.
-    ///
-    /// # Errors
-    /// Names the write that failed; those before it are done.
-    pub fn apply(&mut self, writes: &[Write]) -> Result<(), DataplaneError> {
-        writes.iter().try_for_each(|write| self.write(write))
-    }
-
-    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
-        match write {
-            Write::ClearCell { cell } => self.clear_cell(*cell)?,
-            Write::Backend { number, record } => self.backends.write(u32::from(*number), record),
-            Write::Service { number, record } => {
-                let after_weights = size_of_val(&record.weights);
-                self.services.write_from(u32::from(*number), after_weights, record);
-            }
-            Write::Table { number, slots } => self.put_table(*number, slots)?,
-            // Arrays of maps have no delete here: an empty table is as good.
-            Write::DropTable { number } => self.put_table(*number, &[])?,
-            Write::Directory { entries } => {
-                let built = plan::directory::build(entries, &self.keys);
-                let built = built.context(|| "building the directory")?;
-                self.directory.switch_to(&built, &plan::directory::ports(entries));
-            }
-            Write::Weights { service, weights } => {
-                let offset = std::mem::offset_of!(Service, weights);
-                let word = self.services.word(u32::from(*service), offset);
-                word.store(weights.pack(), std::sync::atomic::Ordering::Release);
-            }
-            Write::AllowInterface { ifindex } => self
-                .interfaces
-                .insert(*ifindex, *ifindex, None, 0)
-                .context(|| format!("allowing redirects to interface number {ifindex}"))?,
-            Write::ForgetPins { backends } => {
-                self.flow_table.forget(backends);
-            }
-            Write::DropService { number } => {
-                self.services.write(u32::from(*number), &Service::default());
-                self.guards.write(u32::from(*number), &Guard::default());
-                self.faults.write(u32::from(*number), &Fault::default());
-                self.forget_steering(*number)?;
-            }
-            Write::DropBackend { number } => {
-                self.backends.write(u32::from(*number), &Backend::default());
-            }
-        }
-        Ok(())
-    }
-
-    fn clear_cell(&mut self, cell: u16) -> Result<(), DataplaneError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context(|| "counting CPUs")?;
-        let zeroes = aya::maps::PerCpuValues::try_from(vec![Cell::default(); cpus])
-            .context(|| "counting CPUs")?;
-        self.cells.set(u32::from(cell), zeroes, 0).context(|| format!("clearing cell {cell}"))?;
-        self.shared_cells.write(u32::from(cell), &SharedCell::default());
-        self.latencies.write(u32::from(cell), &Latencies::default());
-        Ok(())
-    }
-
-    fn put_table(&mut self, number: u16, slots: &[u16]) -> Result<(), DataplaneError> {
-        let words = slots.len().div_ceil(TABLE_WORD).max(1) as u32;
-        let doing = || format!("making Maglev table {number}");
-        let table = Array::<MapData, TableWord>::create(words, TABLE_FLAGS).context(doing)?;
-        let memory: Mapping<TableWord> =
-            Mapping::new(load::fd_of_array(&table), words).context(doing)?;
-        for (index, chunk) in slots.chunks(TABLE_WORD).enumerate() {
-            // The last word is filled up with slots that are never drawn.
-            let mut word = [chunk[0]; TABLE_WORD];
-            word[..chunk.len()].copy_from_slice(chunk);
-            memory.write(index as u32, &word);
-        }
-        self.tables.set(u32::from(number), &table, 0).context(doing)
-    }
-
-    /// A cell's counters, summed over CPUs.
-    ///
-    /// # Errors
-    /// Where the kernel refuses the look-up.
-    pub fn cell(&self, cell: u16) -> Result<(Cell, SharedCell), DataplaneError> {
-        let per_cpu =
-            self.cells.get(&u32::from(cell), 0).context(|| format!("reading cell {cell}"))?;
-        let mut sum = Cell::default();
-        for one in per_cpu.iter() {
-            sum.add(one);
-        }
-        Ok((sum, self.shared_cells.read(u32::from(cell))))
-    }
-
-    /// A cell's times.
-    pub fn latencies(&self, cell: u16) -> Latencies {
-        self.latencies.read(u32::from(cell))
     }
 
     /// Packets by [`Reason`], whose value is the index.

@@ -5,19 +5,20 @@
 //! interface and to which Ethernet address its packets go. What is not known
 //! goes to the host's stack; meanwhile the kernel is asked to find out.
 
+mod many;
 mod message;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use canary_common::Mac;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use message::{Link, Neighbour};
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -79,6 +80,10 @@ pub enum NetlinkError {
     Silent { what: &'static str },
 }
 
+/// What the kernel says to one question.
+trait Answers: Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin {}
+impl<T: Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin> Answers for T {}
+
 /// The Ethernet address that was last answered for a neighbour.
 type Told = Arc<Mutex<BTreeMap<Neighbour, Option<Mac>>>>;
 
@@ -88,6 +93,8 @@ pub struct Resolver {
     sockets: Sockets,
     /// Only grows: by the next hops of all configurations since the start.
     told: Told,
+    /// Who is asked for the way to a backend, as last found.
+    ways: BTreeMap<IpAddr, Neighbour>,
     /// When a change that was heard of is to be told.
     due: Option<Instant>,
 }
@@ -147,7 +154,8 @@ impl Resolver {
     /// Outside of a tokio runtime.
     pub fn new() -> Result<Self, NetlinkError> {
         let told = Told::default();
-        Ok(Self { sockets: Sockets::open(told.clone())?, told, due: None })
+        let sockets = Sockets::open(told.clone())?;
+        Ok(Self { sockets, told, ways: BTreeMap::new(), due: None })
     }
 
     /// Completes when links, routes or addresses have changed, or a neighbour
@@ -194,59 +202,9 @@ impl Resolver {
     /// # Errors
     /// Where the kernel does not answer.
     pub async fn resolve(&mut self, backend: IpAddr) -> Result<Resolution, NetlinkError> {
-        Ok(match self.next_hop(backend).await? {
-            Ok(next_hop) => Resolution::Resolved(next_hop),
-            Err(reason) => Resolution::Unresolved { reason },
-        })
-    }
-
-    /// Has the kernel look at the neighbours of these backends again: traffic
-    /// that passes it by confirms none, and unconfirmed ones are forgotten.
-    /// Static neighbours stay as they are.
-    ///
-    /// # Errors
-    /// Where the kernel does not answer.
-    pub async fn refresh(&mut self, backends: &[IpAddr]) -> Result<(), NetlinkError> {
-        // Backends behind one gateway are one neighbour.
-        let mut neighbours = BTreeSet::new();
-        for &backend in backends {
-            neighbours.extend(self.route(backend).await?.ok());
-        }
-        for neighbour in neighbours {
-            let entry = self.entry(neighbour).await?;
-            self.ask_for(neighbour, entry.as_ref()).await;
-        }
-        Ok(())
-    }
-
-    /// The inner error is the reason why there is none.
-    async fn next_hop(&self, backend: IpAddr) -> Result<Result<NextHop, String>, NetlinkError> {
-        let neighbour = match self.route(backend).await? {
-            Ok(neighbour) => neighbour,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let link = match self.link(neighbour.ifindex).await? {
-            Ok(link) => link,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let entry = self.entry(neighbour).await?;
-        let mac = entry.as_ref().and_then(message::mac_of);
-        lock(&self.told).insert(neighbour, mac);
-        let Some(next_hop_mac) = mac else {
-            self.ask_for(neighbour, entry.as_ref()).await;
-            return Ok(Err(format!("{} does not answer on {}", neighbour.address, link.name)));
-        };
-        let ifindex = neighbour.ifindex;
-        Ok(Ok(NextHop { ifindex, own_mac: link.mac, next_hop_mac, mtu: link.mtu }))
-    }
-
-    /// `ip route get`.
-    async fn route(&self, to: IpAddr) -> Result<Result<Neighbour, String>, NetlinkError> {
-        Ok(match self.question(message::get_route(to), "a route").await? {
-            Ok(RouteNetlinkMessage::NewRoute(route)) => message::neighbour_of(&route, to),
-            Ok(_) => Err(format!("no route to {to}")),
-            Err(errno) => Err(message::refused(errno, to)),
-        })
+        let mut found = self.resolve_all(&[backend]).await;
+        // One question, one answer.
+        found.pop().map_or(Err(NetlinkError::Silent { what: "a route" }), |(_, found)| found)
     }
 
     async fn link(&self, ifindex: u32) -> Result<Result<Link, String>, NetlinkError> {
@@ -272,16 +230,31 @@ impl Resolver {
         message: RouteNetlinkMessage,
         what: &'static str,
     ) -> Result<Result<RouteNetlinkMessage, i32>, NetlinkError> {
-        let failed = |source| NetlinkError::Ask { what, source };
+        Self::answer(self.ask(message, what)?, what).await
+    }
+
+    /// Sends a question.
+    fn ask(
+        &self,
+        message: RouteNetlinkMessage,
+        what: &'static str,
+    ) -> Result<impl Answers + use<>, NetlinkError> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST;
-        let mut answers = self.sockets.handle.clone().request(request).map_err(failed)?;
+        let asked = self.sockets.handle.clone().request(request);
+        asked.map_err(|source| NetlinkError::Ask { what, source })
+    }
+
+    async fn answer(
+        mut answers: impl Answers,
+        what: &'static str,
+    ) -> Result<Result<RouteNetlinkMessage, i32>, NetlinkError> {
         let answer =
             timeout(PATIENCE, answers.next()).await.map_err(|_| NetlinkError::Silent { what })?;
         match answer.map(|answer| answer.payload) {
             Some(NetlinkPayload::InnerMessage(message)) => Ok(Ok(message)),
             Some(NetlinkPayload::Error(error)) => Ok(Err(error.code.map_or(0, |code| -code.get()))),
-            _ => Err(failed(rtnetlink::Error::RequestFailed)),
+            _ => Err(NetlinkError::Ask { what, source: rtnetlink::Error::RequestFailed }),
         }
     }
 

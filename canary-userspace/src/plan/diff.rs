@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use canary_common::{Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable};
+use canary_common::{
+    Address, Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable,
+};
 
 use super::{
     Desired, DesiredService, Full, Observed, Write,
@@ -28,7 +30,7 @@ pub struct Planned {
 /// Writes by the step they belong to.
 #[derive(Default)]
 struct Steps {
-    interfaces: Vec<Write>,
+    interfaces: BTreeSet<u32>,
     cells: Vec<Write>,
     /// By number.
     backends: BTreeMap<u16, Write>,
@@ -51,7 +53,9 @@ impl Steps {
     /// first flow when its answers are known as its own. What nothing names any
     /// more goes last.
     fn in_order(self) -> Vec<Write> {
-        let mut writes = self.interfaces;
+        let interfaces = self.interfaces.into_iter();
+        let mut writes: Vec<Write> =
+            interfaces.map(|ifindex| Write::AllowInterface { ifindex }).collect();
         writes.extend(self.cells);
         // From the end of a chain of sharing backends: who is named next is there.
         writes.extend(self.backends.into_values().rev());
@@ -82,26 +86,57 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Planned, Full> {
     }
     let numbers = assign(desired, &mut after)?;
     let sharing = records::sharing(desired, &numbers);
-    let mut planning = Planning {
-        desired,
-        observed,
-        sharing,
-        numbers,
-        after,
-        steps: Steps::default(),
-        short_of_cells: false,
-    };
-    for (index, service) in desired.services.iter().enumerate() {
-        planning.service(service, planning.numbers.services[index])?;
-    }
+    let mut planning = Planning::new(desired, observed, after, numbers, sharing);
+    planning.services()?;
     planning.drop_gone();
     planning.drop_unnamed();
     planning.directory();
-    Ok(Planned {
-        writes: planning.steps.in_order(),
-        after: planning.after,
-        short_of_cells: planning.short_of_cells,
-    })
+    Ok(planning.done())
+}
+
+/// The same for a change to services, the only ones in `desired`, that leaves
+/// everybody where they are: of a split, of drains, of who is steered. A
+/// host's other services are not looked at. `None` where it takes more.
+///
+/// # Errors
+/// Where there are more of a kind than there are numbers; nothing is planned.
+pub fn plan_some(desired: &Desired, observed: &Observed) -> Result<Option<Planned>, Full> {
+    if observed.uncertain {
+        return Ok(None);
+    }
+    let Some((numbers, sharing)) = known(desired, observed) else { return Ok(None) };
+    let mut planning = Planning::new(desired, observed, observed.clone(), numbers, sharing);
+    planning.services()?;
+    planning.drop_unnamed();
+    Ok(Some(planning.done()))
+}
+
+/// The numbers of services and all their backends, and who shares an address
+/// with them, where all are in use.
+fn known(desired: &Desired, observed: &Observed) -> Option<(Numbers, Sharing)> {
+    let (mut numbers, mut sharing) = (Numbers::default(), Sharing::new());
+    for service in &desired.services {
+        let protocol = protocol_number(service.config.protocol);
+        let number = observed.service_number(service.config.listen, protocol)?;
+        let record = observed.services.get(&number)?;
+        let named = WeightTable::unpack(record.weights).tables;
+        if named.iter().any(|table| *table != 0 && !observed.tables.contains_key(table)) {
+            return None;
+        }
+        numbers.services.push(number);
+        for (_, backend) in service.backends() {
+            let who = observed.backend_number(number, backend.address)?;
+            let next = observed.backends.get(&who)?.next_sharing;
+            let chain = [who].into_iter().chain((next != 0).then_some(next));
+            sharing.entry((backend.address, protocol)).or_default().extend(chain);
+            numbers.backends.insert((number, backend.address), who);
+        }
+        let theirs = observed.backends.values().filter(|record| record.service == number);
+        if theirs.count() != service.backends().count() {
+            return None;
+        }
+    }
+    Some((numbers, sharing))
 }
 
 /// The tables that weight words name.
@@ -118,7 +153,9 @@ fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
             Some(number) => number,
             None => {
                 let number = after.new_service()?;
-                after.services.insert(number, Service::default());
+                // Who it is; not in use yet.
+                let record = service_record(desired, service);
+                after.services.insert(number, Service { flags: 0, ..record });
                 number
             }
         };
@@ -128,7 +165,11 @@ fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
                 Some(found) => found,
                 None => {
                     let found = after.new_backend()?;
-                    after.backends.insert(found, Backend { service: number, ..Backend::default() });
+                    let address = Address::from(backend.address.ip());
+                    let port_be = backend.address.port().to_be();
+                    let record =
+                        Backend { service: number, address, port_be, ..Backend::default() };
+                    after.backends.insert(found, record);
                     found
                 }
             };
@@ -148,7 +189,33 @@ struct Planning<'a> {
     short_of_cells: bool,
 }
 
-impl Planning<'_> {
+impl<'a> Planning<'a> {
+    fn new(
+        desired: &'a Desired,
+        observed: &'a Observed,
+        after: Observed,
+        numbers: Numbers,
+        sharing: Sharing,
+    ) -> Self {
+        let (steps, short_of_cells) = (Steps::default(), false);
+        Self { desired, observed, numbers, sharing, after, steps, short_of_cells }
+    }
+
+    fn done(self) -> Planned {
+        Planned {
+            writes: self.steps.in_order(),
+            after: self.after,
+            short_of_cells: self.short_of_cells,
+        }
+    }
+
+    fn services(&mut self) -> Result<(), Full> {
+        for (index, service) in self.desired.services.iter().enumerate() {
+            self.service(service, self.numbers.services[index])?;
+        }
+        Ok(())
+    }
+
     fn service(&mut self, service: &DesiredService, number: u16) -> Result<(), Full> {
         let current = self.after.services.get(&number).copied().unwrap_or_default();
         // A record that may be half written is written as if it were new.
@@ -222,7 +289,7 @@ impl Planning<'_> {
                 self.steps.backends.insert(who, Write::Backend { number: who, record });
             }
             if record.ifindex != 0 && (is_new || record.ifindex != current.ifindex) {
-                self.steps.interfaces.push(Write::AllowInterface { ifindex: record.ifindex });
+                self.steps.interfaces.insert(record.ifindex);
             }
             self.after.backends.insert(who, record);
         }
@@ -314,7 +381,7 @@ impl Planning<'_> {
         let is_gone = |number: &u16| !wanted.contains(number);
         let gone: Vec<u16> = self.after.backends.keys().copied().filter(is_gone).collect();
         for number in gone {
-            self.after.backends.remove(&number);
+            self.after.backends.remove(number);
             self.steps.drops.push(Write::DropBackend { number });
             self.steps.forgets.push(number);
         }
@@ -322,7 +389,7 @@ impl Planning<'_> {
         let is_gone = |number: &u16| !kept.contains(number);
         let gone: Vec<u16> = self.after.services.keys().copied().filter(is_gone).collect();
         for number in gone {
-            self.after.services.remove(&number);
+            self.after.services.remove(number);
             self.after.epochs.remove(&number);
             self.steps.drops.push(Write::DropService { number });
         }

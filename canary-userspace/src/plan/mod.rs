@@ -5,6 +5,7 @@ mod checksum;
 mod desired;
 mod diff;
 pub mod directory;
+mod numbered;
 mod records;
 pub mod ring;
 #[cfg(test)]
@@ -17,13 +18,13 @@ use std::{
 };
 
 use canary_common::{
-    Address, Backend, DirectoryKey, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Service,
-    WeightTable,
+    Backend, DirectoryKey, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Service, WeightTable,
 };
 
 pub use checksum::checksum_deltas;
 pub use desired::{Desired, DesiredService, Hop};
-pub use diff::{Planned, plan};
+pub use diff::{Planned, plan, plan_some};
+pub use numbered::{Identified, Identity, Numbered};
 pub(crate) use records::protocol_number;
 
 /// What the maps hold. Read once at start, then kept by the daemon, which is
@@ -31,8 +32,8 @@ pub(crate) use records::protocol_number;
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     /// Records in use, by number.
-    pub services: BTreeMap<u16, Service>,
-    pub backends: BTreeMap<u16, Backend>,
+    pub services: Numbered<Service>,
+    pub backends: Numbered<Backend>,
     /// What stands in the Maglev tables that this daemon made: a fingerprint
     /// by number. A table that is not here is made again.
     pub tables: BTreeMap<u16, u64>,
@@ -109,21 +110,13 @@ impl Observed {
     /// The number of a service, by what it listens on.
     #[must_use]
     pub fn service_number(&self, listen: SocketAddr, protocol: u8) -> Option<u16> {
-        let (vip, port_be) = (Address::from(listen.ip()), listen.port().to_be());
-        let mut services = self.services.iter();
-        services
-            .find(|(_, s)| s.vip == vip && s.port_be == port_be && s.protocol == protocol)
-            .map(|(number, _)| *number)
+        self.services.number_of(Identity::of_service(listen, protocol))
     }
 
     /// The number of a backend of a service.
     #[must_use]
     pub fn backend_number(&self, service: u16, address: SocketAddr) -> Option<u16> {
-        let (ip, port_be) = (Address::from(address.ip()), address.port().to_be());
-        let mut backends = self.backends.iter();
-        backends
-            .find(|(_, b)| b.service == service && b.address == ip && b.port_be == port_be)
-            .map(|(number, _)| *number)
+        self.backends.number_of(Identity::of_backend(service, address))
     }
 
     pub(crate) fn new_service(&mut self) -> Result<u16, Full> {

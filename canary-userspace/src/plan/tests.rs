@@ -86,7 +86,7 @@ fn a_split_is_fresh_cells_and_one_word() {
     let (number, old) = before.services.iter().next().unwrap();
     let (old, new) = (WeightTable::unpack(old.weights), weights(&planned.after, *number));
     assert!(new.parity != old.parity && new.tables == old.tables);
-    for (number, backend) in &planned.after.backends {
+    for (number, backend) in &*planned.after.backends {
         let (old, new) = (before.backends[number].cells, backend.cells);
         let parity = usize::from(weights(&planned.after, backend.service).parity);
         assert_ne!(new[parity], old[parity], "a fresh cell for flows born now");
@@ -285,7 +285,7 @@ fn who_is_steered_has_a_cell_of_their_own_in_every_epoch() {
     assert!(last(&planned, IS_BACKEND) < first(&planned, is_service));
     assert!(!planned.writes.iter().any(|w| IS_WEIGHTS(w) || IS_TABLE(w)));
     let steered = planned.after.clone();
-    for (number, backend) in &steered.backends {
+    for (number, backend) in &*steered.backends {
         assert_eq!(backend.cells, before.backends[number].cells);
         assert!(steered.cells.contains(&backend.steered_cell));
         assert!(!before.cells.contains(&backend.steered_cell));
@@ -294,7 +294,7 @@ fn who_is_steered_has_a_cell_of_their_own_in_every_epoch() {
     wanted.services[0].split = Split::ALL;
     wanted.services[0].steered = false;
     let after = plan(&wanted, &steered).unwrap().after;
-    for (number, backend) in &after.backends {
+    for (number, backend) in &*after.backends {
         assert_eq!(backend.steered_cell, steered.backends[number].steered_cell);
     }
 }

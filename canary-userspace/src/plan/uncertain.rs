@@ -11,11 +11,15 @@ impl Observed {
     #[must_use]
     pub fn uncertain(&self, attempted: &Self) -> Self {
         let mut maybe = attempted.clone();
-        for (number, record) in &self.services {
-            maybe.services.entry(*number).or_insert(*record);
+        for (number, record) in &*self.services {
+            if !maybe.services.contains_key(number) {
+                maybe.services.insert(*number, *record);
+            }
         }
-        for (number, record) in &self.backends {
-            maybe.backends.entry(*number).or_insert(*record);
+        for (number, record) in &*self.backends {
+            if !maybe.backends.contains_key(number) {
+                maybe.backends.insert(*number, *record);
+            }
         }
         let words = self.services.values().chain(attempted.services.values());
         let named = words.flat_map(|service| WeightTable::unpack(service.weights).tables);
@@ -24,12 +28,8 @@ impl Observed {
         for fingerprint in maybe.tables.values_mut() {
             *fingerprint = 0;
         }
-        for record in maybe.services.values_mut() {
-            record.flags &= !ServiceFlags::PRESENT;
-        }
-        for record in maybe.backends.values_mut() {
-            record.flags &= !BackendFlags::PRESENT;
-        }
+        maybe.services.change_all(|record| record.flags &= !ServiceFlags::PRESENT);
+        maybe.backends.change_all(|record| record.flags &= !BackendFlags::PRESENT);
         maybe.cells.extend(&self.cells);
         maybe.unnamed.clear();
         maybe.uncertain = true;

@@ -5,12 +5,12 @@ pub mod baseline;
 pub mod beds;
 pub mod counted;
 pub mod cpus;
+pub mod end_to_end;
 pub mod growth;
 pub mod live;
 pub mod machine;
 pub mod many;
 pub mod packets;
-pub mod end_to_end;
 pub mod report;
 pub mod rivals;
 pub mod rounds;
@@ -18,6 +18,7 @@ pub mod shots;
 pub mod signals;
 pub mod splits;
 pub mod steering;
+pub mod userspace;
 pub mod verified;
 pub mod wrapper;
 
@@ -46,4 +47,6 @@ pub const GROUPS: &[Group] = &[
     Group { name: "cpus", quick: false, run: cpus::sections },
     Group { name: "split", quick: false, run: splits::sections },
     Group { name: "steering", quick: false, run: steering::sections },
+    Group { name: "end-to-end", quick: false, run: end_to_end::sections },
+    Group { name: "user-space", quick: false, run: userspace::sections },
 ];

@@ -61,15 +61,7 @@ impl Daemon {
     /// # Errors
     /// Where it does not come up; its log is part of the error.
     pub fn start(lab: &Lab, text: &str) -> Result<Self> {
-        fs::create_dir_all(lab.directory.join("textfile"))?;
-        let mut daemon = Self {
-            process: None,
-            binary: binary()?,
-            config: lab.directory.join("canary.toml"),
-            socket: lab.directory.join("canary.sock"),
-            log: lab.directory.join("canary.log"),
-        };
-        fs::write(&daemon.config, text)?;
+        let mut daemon = Self::prepare(lab, text)?;
         daemon.restart(lab)?;
         Ok(daemon)
     }
@@ -79,18 +71,50 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+        self.launch(lab)?;
+        let up = wait_for("the daemon", Duration::from_secs(20), || self.status().is_ok());
+        up.with_context(|| self.said())?;
+        // All backends' neighbours have answered.
+        let resolved = wait_for("the backends", Duration::from_secs(10), || {
+            self.status().is_ok_and(|status| status.warnings.is_empty())
+        });
+        resolved.with_context(|| self.said())
+    }
+
+    /// Writes the configuration down and does not start anything yet.
+    ///
+    /// # Errors
+    /// Where there is no binary, or the file cannot be written.
+    pub fn prepare(lab: &Lab, text: &str) -> Result<Self> {
+        fs::create_dir_all(lab.directory.join("textfile"))?;
+        let daemon = Self {
+            process: None,
+            binary: binary()?,
+            config: lab.directory.join("canary.toml"),
+            socket: lab.directory.join("canary.sock"),
+            log: lab.directory.join("canary.log"),
+        };
+        fs::write(&daemon.config, text)?;
+        Ok(daemon)
+    }
+
+    /// Starts the process, and waits for nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn launch(&mut self, lab: &Lab) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(&self.log)?;
         let mut command = lab.on("lb", &self.binary);
         command.arg("run").arg("--config").arg(&self.config);
         command.stderr(log).stdout(Stdio::null());
         self.process = Some(Process::start(&mut command)?);
-        let up = wait_for("the daemon", Duration::from_secs(20), || self.status().is_ok());
-        up.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())?;
-        // All backends' neighbours have answered.
-        let resolved = wait_for("the backends", Duration::from_secs(10), || {
-            self.status().is_ok_and(|status| status.warnings.is_empty())
-        });
-        resolved.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
+        Ok(())
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// `kill -9`.

@@ -55,7 +55,7 @@ impl Daemon {
         if !std::mem::take(&mut self.to_apply) {
             return;
         }
-        if let Err(error) = self.apply() {
+        if let Err(error) = self.apply_to(name) {
             self.observed.uncertain = true;
             tracing::error!("{name}: {error:#}; trying again");
         }

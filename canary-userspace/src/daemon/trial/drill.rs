@@ -30,6 +30,12 @@ pub(super) struct Rehearsal {
     report: DrillReport,
 }
 
+impl Rehearsal {
+    pub(super) const fn is_under_way(&self) -> bool {
+        !self.report.over
+    }
+}
+
 /// By version, over all epochs.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {

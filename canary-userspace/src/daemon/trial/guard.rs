@@ -98,7 +98,7 @@ impl Daemon {
                     && guard.status == GuardStatus::BudgetSpent
                 {
                     runtime.epoch += 1;
-                    self.apply()?;
+                    self.apply_to(&service.name)?;
                 }
                 self.arm_guard(service, rules, None)?;
             }

@@ -33,7 +33,6 @@ const SAMPLES: usize = 60;
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     samples: VecDeque<(Instant, u64)>,
-    last: Option<Instant>,
 }
 
 impl Rate {
@@ -89,13 +88,21 @@ impl Daemon {
     }
 
     /// Each tick.
-    pub(super) fn sample(&mut self, service: &config::Service) -> Result<(), DataplaneError> {
-        if is_due(&mut self.trial(&service.name).rate.last, SAMPLE_EVERY) {
+    pub(super) fn sample(&mut self) -> Result<(), DataplaneError> {
+        if !is_due(&mut self.sampled, SAMPLE_EVERY) {
+            return Ok(());
+        }
+        let Some(plane) = &self.plane else { return Ok(()) };
+        let counts = plane.cells(&self.books.cells())?;
+        let now = Instant::now();
+        for service in &self.config.services {
             let mut connections = 0;
-            for track in Track::ALL {
-                connections += self.counted(service, track)?.connections;
+            for backend in service.stable.iter().chain(&service.canary) {
+                let key = (service.name.clone(), backend.address);
+                let read = |cell| Ok(counts.get(&cell).copied().unwrap_or_default());
+                connections += self.books.total::<DataplaneError>(&key, read)?.0.connections;
             }
-            self.trial(&service.name).rate.add(Instant::now(), connections);
+            self.trials.entry(service.name.clone()).or_default().rate.add(now, connections);
         }
         Ok(())
     }

@@ -65,18 +65,35 @@ fn by_hand(service: &config::Service) -> Evidence {
 impl Daemon {
     /// The controller's look at all services.
     pub(super) fn look_at_trials(&mut self) -> Result<()> {
-        for service in self.config.services.clone() {
-            let stage = self.stage(&service.name);
-            if stage == Stage::Idle {
+        for index in 0..self.config.services.len() {
+            let name = &self.config.services[index].name;
+            if self.is_quiet(name) {
+                // A rollout's clock runs from the last look before it.
+                if let Some(trial) = self.trials.get_mut(name) {
+                    trial.since_last_tick();
+                    trial.judgement = None;
+                }
+                continue;
+            }
+            let service = self.config.services[index].clone();
+            if self.stage(&service.name) == Stage::Idle {
                 self.watch_by_hand(&service)?;
             } else {
                 let elapsed = self.trial(&service.name).since_last_tick();
                 self.drive(&service, &Event::Tick { elapsed })?;
             }
             self.watch_drill(&service);
-            self.sample(&service)?;
         }
-        Ok(())
+        Ok(self.sample()?)
+    }
+
+    /// No canary is on trial, and no drill under way.
+    fn is_quiet(&self, service: &str) -> bool {
+        let drills =
+            |trial: &Trial| trial.drill.as_ref().is_some_and(drill::Rehearsal::is_under_way);
+        self.stage(service) == Stage::Idle
+            && self.split(service) == Split::NONE
+            && !self.trials.get(service).is_some_and(drills)
     }
 
     pub(super) fn stage(&self, service: &str) -> Stage {
@@ -132,7 +149,8 @@ impl Daemon {
             self.trial(&service.name).stage_since_pass = self.scan.passes;
         }
         let changed = !next.actions.is_empty() || self.differs(&service.name, &before);
-        if changed || self.trial(&service.name).is_save_due() {
+        let runs = self.stage(&service.name) != Stage::Idle;
+        if changed || runs && self.trial(&service.name).is_save_due() {
             // First the state, then what it says: a daemon that dies in
             // between does it once it is back.
             self.save();

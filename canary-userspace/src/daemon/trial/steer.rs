@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use canary_common::{Cidr, Track};
+use canary_common::{Cidr, Service, ServiceFlags, Track};
 use serde::{Deserialize, Serialize};
 
 use super::super::{journal::Journal, state::Daemon};
@@ -174,7 +174,13 @@ impl Daemon {
             };
             changed += u64::from(before != *entry);
         }
-        self.apply()?;
+        let is_flagged = |record: &Service| record.flags & ServiceFlags::STEERED != 0;
+        let number = self.service_number(service);
+        let flagged = number.and_then(|n| self.observed.services.get(&n)).is_some_and(is_flagged);
+        let steered = self.runtime.get(&service.name).is_some_and(|r| !r.steered.is_empty());
+        if flagged != steered || self.observed.uncertain {
+            self.apply_to(&service.name)?;
+        }
         let Some(number) = self.service_number(service) else { return Ok(changed) };
         for (clients, entry) in changes {
             match entry.and_then(|entry| entry.steering(now)) {

@@ -130,8 +130,8 @@ fn a_taken_over_service_keeps_numbers_and_split() {
     let (services, records) = (world.maps.services.clone(), world.maps.backends.clone());
     // What a new daemon reads from the maps.
     world.observed = Observed {
-        services: services.clone(),
-        backends: records.clone(),
+        services: services.clone().into_iter().collect(),
+        backends: records.clone().into_iter().collect(),
         cells: records.values().flat_map(|b| b.cells).collect(),
         ..Observed::default()
     };
@@ -252,8 +252,8 @@ fn wherever_writes_fail_the_next_plan_mends_it() {
                 assert!(writes.writes.iter().all(|w| matches!(w, Write::DropTable { .. })));
                 world.observed = writes.after;
             }
-            assert_eq!(world.maps.services, world.observed.services, "after {done} writes");
-            assert_eq!(world.maps.backends, world.observed.backends, "after {done} writes");
+            assert_eq!(world.maps.services, *world.observed.services, "after {done} writes");
+            assert_eq!(world.maps.backends, *world.observed.backends, "after {done} writes");
             assert_eq!(world.maps.directory.len(), world.observed.directory.len());
         }
     }

@@ -181,8 +181,8 @@ impl Maps {
     /// The maps hold what the plan says they hold.
     fn compare(&self, after: &Observed) {
         assert!(!after.uncertain);
-        assert_eq!(self.services, after.services);
-        assert_eq!(self.backends, after.backends);
+        assert_eq!(self.services, *after.services);
+        assert_eq!(self.backends, *after.backends);
         let tables: BTreeSet<u16> = self.tables.keys().copied().collect();
         assert_eq!(tables, after.tables.keys().copied().collect());
         let directory: BTreeMap<_, _> =

@@ -94,3 +94,33 @@ fn no_packet_sees_half_a_change() {
         assert_eq!(world.settle(), [], "seed {seed} does not come to rest");
     }
 }
+
+/// One service changed: the plan that looks at it alone is the whole one.
+#[test]
+fn a_change_of_one_service_is_planned_from_it_alone() {
+    let mut alike = 0;
+    for seed in 100..120 {
+        let mut random = Random(seed);
+        let mut world = World::new(Vec::new());
+        for _ in 0..150 {
+            let before = world.desired.services.clone();
+            change(&mut random, &mut world);
+            world.resolve();
+            let shown = |service: &DesiredService| format!("{service:?}");
+            let is_new = |s: &&DesiredService| !before.iter().any(|b| shown(b) == shown(s));
+            let changed: Vec<_> = world.desired.services.iter().filter(is_new).cloned().collect();
+            let some = Desired { services: changed, ..world.desired.clone() };
+            let somebody_left = world.desired.services.len() < before.len();
+            if let Some(some) = plan_some(&some, &world.observed).unwrap()
+                && !somebody_left
+            {
+                let whole = plan(&world.desired, &world.observed).unwrap();
+                assert_eq!(some.writes, whole.writes, "seed {seed}");
+                assert_eq!(format!("{:?}", some.after), format!("{:?}", whole.after));
+                alike += 1;
+            }
+            world.settle();
+        }
+    }
+    assert!(alike > 1000, "{alike} only were planned so");
+}
