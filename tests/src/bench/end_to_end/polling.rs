@@ -36,19 +36,29 @@ impl Polling {
     /// # Errors
     /// Where the kernel does not know it.
     pub(super) fn apply(self, lab: &Lab) -> Result<()> {
-        let (gro, threads) = match self {
-            Self::Direct => ("off", "0"),
-            Self::Threads => ("on", "1"),
-        };
-        let lb = lab.namespace("lb");
         for device in ["client", SERVERS[0], SERVERS[1]].map(Lab::interface) {
-            lab.command("lb", "ethtool", &["-K", &device, "gro", gro])?;
-            // `ip netns exec` has the namespace's own /sys.
-            let file = format!("/sys/class/net/{device}/threaded");
-            let script = format!("echo {threads} > {file} && cat {file}");
-            let is = ip(&["netns", "exec", &lb, "sh", "-c", &script])?;
-            ensure!(is.trim() == threads, "{file} is {}, not {threads}", is.trim());
+            // There are threads only where there is a NAPI, so while GRO is on.
+            let gro = |to| lab.command("lb", "ethtool", &["-K", &device, "gro", to]);
+            match self {
+                Self::Direct => {
+                    threads(lab, &device, "0")?;
+                    gro("off")?;
+                }
+                Self::Threads => {
+                    gro("on")?;
+                    threads(lab, &device, "1")?;
+                }
+            }
         }
         Ok(())
     }
+}
+
+fn threads(lab: &Lab, device: &str, wanted: &str) -> Result<()> {
+    let file = format!("/sys/class/net/{device}/threaded");
+    let script = format!("[ $(cat {file}) = {wanted} ] || echo {wanted} > {file}; cat {file}");
+    // `ip netns exec` has the namespace's own /sys.
+    let is = ip(&["netns", "exec", &lab.namespace("lb"), "sh", "-c", &script])?;
+    ensure!(is.trim() == wanted, "{file} is {}, not {wanted}", is.trim());
+    Ok(())
 }
