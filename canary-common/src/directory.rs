@@ -44,7 +44,7 @@ pub struct Register {
 /// How many ports there are.
 pub const PORTS: usize = 1 << 16;
 
-// What kernels before 6.2 take for one value.
+// Older kernels take no more for one value (their KMALLOC_MAX_SIZE).
 const _: () = assert!(size_of::<Register>() <= 4 << 20);
 
 /// What an entry's number counts.

@@ -75,6 +75,7 @@ pub const DEFAULT_TABLE_SIZE: u32 = 16_381;
 pub struct Settings {
     /// [`ABI`] of the daemon that made the maps.
     pub abi: u32,
+    /// Nothing; the directory's half stood here in ABI 3.
     pub reserved: u32,
     /// 1 once a flow went to the overflow map; the daemon resets it when that
     /// map is empty again. While it is 0, a miss needs no second look-up.

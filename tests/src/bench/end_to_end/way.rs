@@ -177,7 +177,8 @@ impl Open {
 }
 
 /// All but a few: wrk leaves its last connections in whatever state they are,
-/// at the end of each turn, and some of them end in the next one.
+/// each time. The hundredth is for HAProxy, which had once seen 19,447 of 19,596
+/// on a busy machine; why is not known.
 const fn is_about(seen: u64, accepted: u64) -> bool {
     seen.abs_diff(accepted) <= 4 * CLIENTS as u64 + accepted / 100
 }
