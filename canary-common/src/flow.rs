@@ -245,7 +245,8 @@ pub struct Flow {
     /// Host byte order. The next sequence number the backend will send.
     pub backend_seq: u32,
     /// Since when the client waits: for the SYN-ACK, then for the answer to
-    /// what it sent. In [`crate::Ticks`]; 0 while it waits for nothing.
+    /// what it sent. In [`crate::Ticks`], or [`crate::Ticks::UNTIMED`]; 0
+    /// while it waits for nothing.
     pub waiting_since: u32,
 }
 

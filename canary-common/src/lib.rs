@@ -36,7 +36,7 @@ pub use hash::{HashKeys, Hashed, pick_hash};
 pub use service::{
     Backend, BackendFlags, MAX_SPLIT, Service, ServiceFlags, Split, Timeouts, Track, WeightTable,
 };
-pub use signals::{Histogram, Latencies, Signals, Ticks};
+pub use signals::{Histogram, Latencies, Signals, Ticks, Timed};
 pub use steer::{Cidr, CidrError, Steer, SteerKey};
 pub use told::{FlowEvent, Told};
 pub use where_answer::WhereAnswer;

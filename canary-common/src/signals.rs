@@ -25,6 +25,27 @@ impl Signals {
     ];
 }
 
+/// Of a connection's questions to its backend, which are timed: the first, and
+/// of the later ones one in [`Timed::ONE_IN`], drawn by the sequence number's
+/// hash (Knuth's, TAOCP 6.4). A time costs two readings of the clock, which is
+/// more than all other signals together; and for what is judged a connection is
+/// one witness, however often it asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed;
+
+impl Timed {
+    pub const ONE_IN: u32 = 1 << Self::BITS;
+    const BITS: u32 = 3;
+
+    /// Whether a later question that begins with this sequence number (host
+    /// byte order) is timed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_drawn(seq: u32) -> bool {
+        seq.wrapping_mul(0x9e37_79b1) >> (32 - Self::BITS) == 0
+    }
+}
+
 /// Time as flows keep it: units of 256 ns of `CLOCK_MONOTONIC`, low 32 bits.
 /// They wrap after 18 minutes; 0 stands for "no time".
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +53,15 @@ pub struct Ticks;
 
 impl Ticks {
     pub const NANOSECONDS: u64 = 256;
+    /// In place of a time: something goes on that is not timed.
+    pub const UNTIMED: u32 = 1;
 
-    /// Never 0.
+    /// Neither 0 nor [`Self::UNTIMED`].
     #[inline(always)]
     #[must_use]
     pub const fn from_nanoseconds(nanoseconds: u64) -> u32 {
         let ticks = (nanoseconds / Self::NANOSECONDS) as u32;
-        if ticks == 0 { 1 } else { ticks }
+        if ticks <= Self::UNTIMED { Self::UNTIMED + 1 } else { ticks }
     }
 
     #[must_use]
@@ -166,8 +189,8 @@ const fn log2(value: u32) -> u32 {
 pub struct Latencies {
     /// First SYN to SYN-ACK.
     pub handshake: Histogram,
-    /// First byte of what the client sent to the first byte of the answer,
-    /// again for each question on a flow.
+    /// First byte of what the client sent to the first byte of the answer, of
+    /// the questions that are [`Timed`].
     pub first_byte: Histogram,
 }
 
@@ -204,6 +227,15 @@ mod tests {
         assert_eq!(lower, 1 << 28);
         for ticks in [1 << 28, u32::MAX] {
             assert_eq!(Histogram::bucket(ticks), Histogram::BUCKETS - 1);
+        }
+    }
+
+    #[test]
+    fn one_question_in_eight_is_timed_whatever_their_length() {
+        for length in [1, 40, 128, 4096, 65_536] {
+            let drawn = (0..80_000_u32).filter(|i| Timed::is_drawn(i.wrapping_mul(length)));
+            let drawn = drawn.count();
+            assert!((9_800..10_200).contains(&drawn), "{drawn} of 80,000 of {length} bytes");
         }
     }
 

@@ -51,6 +51,13 @@ impl Told {
         Self(self.0 | more.0)
     }
 
+    /// All but these.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, those: Self) -> Self {
+        Self(self.0 & !those.0)
+    }
+
     /// This where `condition` holds; without a branch, of which the verifier
     /// walks both sides.
     #[inline(always)]

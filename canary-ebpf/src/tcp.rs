@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use canary_common::{FlowFlags, FlowState, Signals, Told, told};
+use canary_common::{FlowFlags, FlowState, Signals, Ticks, Timed, Told, told};
 use network_types::tcp::TcpHdr;
 
 use crate::signals::{http_status_class, is_fatal_alert};
@@ -190,11 +190,15 @@ impl Tracked {
         let old = self.is_old(segment, self.client_seq, wanted);
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_CLIENT, wanted);
         let asks = segment.len > 0 && !old && self.waiting_since == 0;
-        let established = self.state == FlowState::Established;
+        let waits = asks && self.state == FlowState::Established && wanted & Signals::LATENCY != 0;
+        let timed = !self.has(FlowFlags::DATA) || Timed::is_drawn(segment.seq);
+        if waits && !timed {
+            self.waiting_since = Ticks::UNTIMED;
+        }
         self.note_data(segment);
         advance(&mut self.client_seq, segment, self.state, wanted);
         Told::STARTS
-            .when(wanted & Signals::LATENCY != 0 && asks && established)
+            .when(waits && timed)
             .and(told!(retransmits_client).when(wanted & Signals::RETRANSMITS != 0 && old))
             .and(told!(zero_windows_client).when(is_closed_window(segment, wanted)))
             .and(told!(tls_alerts_client).when(alert))
@@ -224,10 +228,14 @@ impl Tracked {
     #[inline(always)]
     fn carry_to_client(&mut self, segment: &Segment, wanted: u16) -> Told {
         let old = self.is_old(segment, self.backend_seq, wanted);
-        let answers = self.state != FlowState::HalfOpen && self.waiting_since != 0;
+        let answers = self.state != FlowState::HalfOpen && segment.len > 0 && !old;
+        let timed = self.waiting_since > Ticks::UNTIMED;
+        if answers && self.waiting_since == Ticks::UNTIMED {
+            self.waiting_since = 0;
+        }
         let alert = self.is_first_alert(segment, FlowFlags::ALERT_BACKEND, wanted);
         let mut told = Told::FIRST_BYTE
-            .when(answers && segment.len > 0 && !old)
+            .when(answers && timed)
             .and(told!(retransmits_backend).when(wanted & Signals::RETRANSMITS != 0 && old))
             .and(told!(zero_windows_backend).when(is_closed_window(segment, wanted)))
             .and(told!(tls_alerts_backend).when(alert));

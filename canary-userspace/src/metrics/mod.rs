@@ -238,7 +238,8 @@ const TIMES: [TimesFamily; 2] = [
     ("canary_handshake_seconds", "First SYN to SYN-ACK.", |b| &b.handshake_seconds),
     (
         "canary_first_byte_seconds",
-        "First byte of what the client sent to the first byte of the answer.",
+        "First byte of what the client sent to the first byte of the answer: a connection's \
+         first, and one in eight of its later ones.",
         |b| &b.first_byte_seconds,
     ),
 ];

@@ -2,7 +2,6 @@
 //! programs that do less.
 
 use anyhow::{Result, ensure};
-use canary_common::Signals;
 
 use super::{
     beds::{Bed, GUARDED, HOLDS, OPENS, ROOM, STEERED},
@@ -157,7 +156,7 @@ fn established(field: &Field, bits: u32) -> Result<Vec<Case>> {
         Case::on(
             "UDP, question and answer in turns",
             UDP,
-            Expected::new(Kind::Exchange(Signals::LATENCY), HOLDS),
+            Expected::new(Kind::Datagrams, HOLDS),
             field.beds[UDP].datagrams(bits)?,
         )
         .against(reference, By::Ratio, None),

@@ -447,6 +447,7 @@ impl Model {
             client_seq: 0,
             backend_seq: 0,
             waits: signals & Signals::LATENCY != 0,
+            timed: true,
             signals,
         };
         let mut reason = "new_flow";

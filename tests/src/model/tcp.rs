@@ -17,9 +17,10 @@
 //! * Data that begins before that number was sent before, but for one byte just
 //!   before it, which a keep-alive probe may have.
 //! * The client waits from the first new data it sends on an established flow,
-//!   until new data comes back.
+//!   until new data comes back. It is timed where nobody has sent data before,
+//!   and where its sequence number is drawn.
 
-use canary_common::{FlowFlags, FlowState, Signals};
+use canary_common::{FlowFlags, FlowState, Signals, Timed};
 
 use super::{Counter, FIRST_BYTE, HANDSHAKE};
 use crate::frame::{ACK, FIN, RST, SYN};
@@ -90,8 +91,10 @@ pub struct Connection {
     pub flags: u16,
     pub client_seq: u32,
     pub backend_seq: u32,
-    /// The client waits for an answer.
+    /// The client waits for an answer,
     pub waits: bool,
+    /// and it is timed.
+    pub timed: bool,
     /// [`Signals`] that are read.
     pub signals: u16,
 }
@@ -171,9 +174,12 @@ impl Connection {
             self.client_seq = segment.seq;
             counted.push("established");
         }
+        let first = !self.is(FlowFlags::DATA);
         let new = self.listen(&CLIENT, segment, self.client_seq, &mut counted);
-        if new && self.state == FlowState::Established && self.reads(Signals::LATENCY) {
+        let asks = new && self.state == FlowState::Established && self.reads(Signals::LATENCY);
+        if asks && !self.waits {
             self.waits = true;
+            self.timed = first || Timed::is_drawn(segment.seq);
         }
         self.client_seq = self.noted(self.client_seq, segment);
         self.fin(segment, FlowFlags::FIN_CLIENT, &mut counted);
@@ -205,7 +211,9 @@ impl Connection {
         let new = self.listen(&BACKEND, segment, self.backend_seq, &mut counted);
         if new && self.waits && !self.half_open() {
             self.waits = false;
-            counted.push(FIRST_BYTE);
+            if self.timed {
+                counted.push(FIRST_BYTE);
+            }
         }
         if new && self.reads(Signals::HTTP) {
             self.response(segment, &mut counted);
