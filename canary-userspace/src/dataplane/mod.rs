@@ -11,6 +11,7 @@ mod flow_table;
 mod guard;
 mod load;
 mod mapping;
+mod occupied;
 mod probe;
 mod steer;
 mod where_to;
