@@ -110,18 +110,21 @@ fn interfaces_come_and_go() {
         ip(&["-n", &lb, "link", "set", "cnyother", "down"])?;
         ip(&["-n", &lb, "link", "set", "cnyother", "name", &s1])?;
         ip(&["-n", &lb, "link", "set", &s1, "up"])?;
+        // Those went when it was down.
+        ip(&["-n", &lb, "-6", "addr", "replace", "fd77:1::1/64", "dev", &s1, "nodad"])?;
         // The VIP moves in and away, as with VRRP.
         ip(&["-n", &lb, "addr", "add", "203.0.113.10/32", "dev", &client])?;
         answers(&bed)?;
         ip(&["-n", &lb, "addr", "del", "203.0.113.10/32", "dev", &client])?;
         wait_for("all to be well", SOON, || {
             bed.daemon.status().is_ok_and(|status| status.warnings.is_empty())
-        })?;
+        })
+        .with_context(|| bed.daemon.said())?;
         // What was lost meanwhile is sent again within seconds.
         std::thread::sleep(Duration::from_secs(4));
-        eprintln!("{}", bed.daemon.said());
         let report = holders.stop()?;
-        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        println!("{report:?}");
+        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", bed.daemon.said());
         bed.end()
     };
     body().unwrap();
