@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::state::Daemon;
-use crate::{api::types::Attached, dataplane::DataplaneError};
+use crate::{
+    api::types::Attached,
+    dataplane::{Dataplane, DataplaneError},
+};
 
 /// Interfaces of the configuration that the program is not on, by name.
 pub(super) type Away = BTreeMap<String, Absence>;
@@ -91,7 +94,7 @@ impl Daemon {
 
     /// As `canary status` shows them.
     pub(super) fn interfaces(&self) -> Vec<Attached> {
-        let attached = self.plane.iter().flat_map(|plane| plane.attachments()).map(|a| Attached {
+        let attached = self.plane.iter().flat_map(Dataplane::attachments).map(|a| Attached {
             interface: a.interface.clone(),
             mode: if a.native { "native" } else { "generic" }.to_owned(),
             reason: a.renamed().map(|name| renamed(&name)).unwrap_or_default(),
