@@ -123,7 +123,6 @@ fn interfaces_come_and_go() {
         // What was lost meanwhile is sent again within seconds.
         std::thread::sleep(Duration::from_secs(4));
         let report = holders.stop()?;
-        println!("{report:?}");
         ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", bed.daemon.said());
         bed.end()
     };
@@ -227,7 +226,6 @@ fn an_upgrade_passes_no_packet_by() {
         let sent = sent.into_inner();
         std::thread::sleep(Duration::from_millis(200));
         let seen = seen(&plane)? - before;
-        println!("{sent} packets over 10 upgrades, {seen} seen");
         ensure!(seen == sent, "sent {sent}, seen {seen}");
         Ok(())
     };
