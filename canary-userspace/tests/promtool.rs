@@ -58,7 +58,8 @@ fn everything() -> String {
             .collect(),
         ..Status::default()
     };
-    status.data_plane.attached = vec![Attached { interface: "eth0".into(), mode: "native".into() }];
+    status.data_plane.attached =
+        vec![Attached { interface: "eth0".into(), mode: "native".into(), ..Attached::default() }];
     let up = DaemonGauges {
         start_time_seconds: 1_700_000_000.25,
         rollbacks: [("web".to_owned(), 2)].into(),

@@ -42,6 +42,31 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
     Ok(parse_on_host(&text, &path, &interface_names(&listing))?)
 }
 
+/// [`load`] for a daemon that starts or reloads: interfaces may come later, as
+/// they do while a host boots, as long as one of them is there, or maps of an
+/// earlier daemon are. Otherwise it is more likely a mistake.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_run(path: &Path) -> Result<Config, LoadError> {
+    let bytes =
+        fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let listing = fs::read_to_string(INTERFACES).map_err(LoadError::Interfaces)?;
+    let present = interface_names(&listing);
+    let shown = path.to_string_lossy();
+    let parsed = text(bytes, &shown).and_then(|text| super::parse(&text, &shown));
+    match parsed {
+        Ok(config)
+            if config.interfaces.iter().any(|name| present.contains(name))
+                || config.bpffs.join("SETTINGS").exists() =>
+        {
+            Ok(config)
+        }
+        // With the mistakes of both kinds.
+        _ => load(path),
+    }
+}
+
 /// TOML is UTF-8; the first byte that is not is a mistake with a place.
 fn text(bytes: Vec<u8>, path: &str) -> Result<String, Mistakes> {
     String::from_utf8(bytes).map_err(|error| {

@@ -37,7 +37,7 @@ use toml::de::DeTable;
 use self::{mistakes::Problems, read::Draft, service::DraftService};
 
 pub use self::{
-    host::{LoadError, check_host, load},
+    host::{LoadError, check_host, load, load_to_run},
     mistakes::{Mistake, Mistakes},
     rollout::{Evidence, Rollout},
 };

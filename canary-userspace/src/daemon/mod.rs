@@ -3,6 +3,7 @@
 
 mod books;
 mod follow;
+mod interfaces;
 mod journal;
 mod ledger;
 mod promotion;
@@ -52,7 +53,7 @@ enum Flow {
 /// What keeps it from starting: nothing has been changed then that a next
 /// start would not take up.
 pub fn run(config_path: &Path, log_level: Option<&str>) -> Result<()> {
-    let config = config::load(config_path)?;
+    let config = config::load_to_run(config_path)?;
     logging::init(&config.log, log_level)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config_path, config))
@@ -104,7 +105,7 @@ async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>)
             }
             _ = tick.tick() => daemon.tick(),
             () = daemon.followers.ready() => daemon.followers.pass_on(),
-            () = daemon.resolver.changed() => daemon.resolve_again().await,
+            () = daemon.resolver.changed() => daemon.follow_changes().await,
             Some(news) = daemon.inbox.next() => daemon.heard(&news),
             _ = refresh.tick() => daemon.refresh_neighbours().await,
             _ = textfile.tick() => write_textfile(daemon),

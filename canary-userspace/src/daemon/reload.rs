@@ -28,7 +28,8 @@ impl Daemon {
     }
 
     async fn try_reload(&mut self) -> Result<Reloaded, Refusal> {
-        let mut new = config::load(&self.path).map_err(|e| Refusal::bad_request(e.to_string()))?;
+        let mut new =
+            config::load_to_run(&self.path).map_err(|e| Refusal::bad_request(e.to_string()))?;
         needs_restart(&self.config, &new)?;
         let promoted = self.accept(&mut new)?;
         let changes = changes(&self.config, &new);
@@ -125,6 +126,9 @@ impl Daemon {
 
     fn detach_all(&mut self, interfaces: &[String]) {
         for interface in interfaces {
+            if self.away.remove(interface).is_some() {
+                continue;
+            }
             let detached = self.plane().and_then(|plane| plane.detach(interface));
             match detached {
                 Ok(()) => tracing::info!("detached from {interface}"),

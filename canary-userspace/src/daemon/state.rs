@@ -13,6 +13,7 @@ use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 use super::{
     books::Books,
     follow::Followers,
+    interfaces::Away,
     ledger::Ledger,
     promotion::{self, Promoted, Standing},
     scan::{Pins, Scan},
@@ -97,6 +98,8 @@ pub(super) struct Daemon {
     pub(super) config: Config,
     pub(super) plane: Option<Dataplane>,
     pub(super) observed: Observed,
+    /// Interfaces that the program is not on.
+    pub(super) away: Away,
     pub(super) runtime: BTreeMap<String, Runtime>,
     pub(super) hops: BTreeMap<IpAddr, Hop>,
     pub(super) unresolved: BTreeMap<IpAddr, String>,
@@ -161,6 +164,7 @@ impl Daemon {
             runtime: BTreeMap::new(),
             plane: Some(plane),
             observed,
+            away: Away::new(),
             hops: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             resolver: Resolver::new()?,
@@ -196,9 +200,7 @@ impl Daemon {
         self.recall_steering();
         self.apply().context("setting up the data plane")?;
         self.write_steering().context("steering clients")?;
-        for interface in self.config.interfaces.clone() {
-            self.attach(&interface)?;
-        }
+        self.attach_to_all()?;
         Ok(())
     }
 
@@ -421,6 +423,12 @@ impl Daemon {
     }
 
     /// After news from netlink.
+    pub(super) async fn follow_changes(&mut self) {
+        self.follow_interfaces();
+        self.resolve_again().await;
+    }
+
+    /// What of the ways to backends has changed.
     pub(super) async fn resolve_again(&mut self) {
         let before = self.hops.clone();
         self.resolve_all().await;
@@ -492,6 +500,9 @@ impl Daemon {
         let addresses: Vec<IpAddr> = self.backend_addresses().into_iter().collect();
         if let Err(error) = self.resolver.refresh(&addresses).await {
             tracing::warn!("{error}");
+        }
+        if !self.away.is_empty() {
+            self.follow_interfaces();
         }
         if !self.unresolved.is_empty() {
             self.resolve_again().await;

@@ -13,8 +13,8 @@ use crate::{
     api::{
         request::Refusal,
         types::{
-            Attached, BackendStatus, Counters, DataPlane, FlowTableStatus, RolloutStatus,
-            ServiceStatus, SplitStatus, Status, Times, TrackStatus, Verdict,
+            BackendStatus, Counters, DataPlane, FlowTableStatus, RolloutStatus, ServiceStatus,
+            SplitStatus, Status, Times, TrackStatus, Verdict,
         },
     },
     config,
@@ -45,13 +45,6 @@ impl Daemon {
                 packets: counts[*reason as usize],
             })
             .collect();
-        let attached = plane
-            .attachments()
-            .map(|a| Attached {
-                interface: a.interface.clone(),
-                mode: if a.native { "native" } else { "generic" }.to_owned(),
-            })
-            .collect();
         let flows = FlowTableStatus {
             capacity: plane.capacity(),
             active: pins.total,
@@ -60,7 +53,7 @@ impl Daemon {
         let events_dropped = plane.events_dropped();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            data_plane: DataPlane { attached, abi: ABI, flows, events_dropped },
+            data_plane: DataPlane { attached: self.interfaces(), abi: ABI, flows, events_dropped },
             services: shown,
             verdicts,
             warnings: self.warnings(),
@@ -81,7 +74,8 @@ impl Daemon {
             let why = runtime.rolled_back.as_ref()?;
             Some(format!("{name}: the canary was taken out: {why}"))
         });
-        unresolved.chain(rolled_back).chain(self.unsaved.clone()).collect()
+        let interfaces = self.interface_warnings().into_iter();
+        interfaces.chain(unresolved).chain(rolled_back).chain(self.unsaved.clone()).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {

@@ -11,16 +11,25 @@ use aya::programs::{
 use super::{
     Dataplane, bpffs,
     error::{Context as _, DataplaneError},
+    occupied::occupant,
 };
 use crate::config;
 
 /// The program on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
+    /// As the configuration calls it.
     pub interface: String,
     pub ifindex: u32,
     /// In the driver; else in the kernel's generic hook.
     pub native: bool,
+}
+
+impl Attachment {
+    /// What it is called now, where that is another name.
+    pub fn renamed(&self) -> Option<String> {
+        name_of(self.ifindex).filter(|name| *name != self.interface)
+    }
 }
 
 impl Dataplane {
@@ -37,7 +46,10 @@ impl Dataplane {
         if let Some((attachment, _)) = self.links.iter().find(|(a, _)| a.interface == interface) {
             return Ok(attachment.clone());
         }
-        let ifindex = ifindex_of(interface)?;
+        let ifindex = ifindex_of(interface).or_else(|missing| {
+            // Renamed while no daemon ran: what was attached goes on there.
+            self.pinned_elsewhere(interface).ok_or(missing)
+        })?;
         let (native, link) = match self.adopt(interface, ifindex)? {
             Some(adopted) => adopted,
             None => self.attach_new(interface, ifindex, mode)?,
@@ -45,6 +57,35 @@ impl Dataplane {
         let attachment = Attachment { interface: interface.to_owned(), ifindex, native };
         self.links.push((attachment.clone(), link));
         Ok(attachment)
+    }
+
+    /// Lets go of interfaces that are gone, and of those that were renamed where
+    /// another one has their name now; which these were. Others that were
+    /// renamed stay.
+    ///
+    /// # Errors
+    /// Where a link's pin cannot be removed.
+    pub fn release_gone(&mut self) -> Result<Vec<Attachment>, DataplaneError> {
+        let is_gone = |attachment: &Attachment| {
+            let now = name_of(attachment.ifindex);
+            let namesake = ifindex_of(&attachment.interface).ok();
+            now.is_none() || namesake.is_some_and(|ifindex| ifindex != attachment.ifindex)
+        };
+        let gone: Vec<Attachment> =
+            self.attachments().filter(|attachment| is_gone(attachment)).cloned().collect();
+        for attachment in &gone {
+            self.detach(&attachment.interface)?;
+        }
+        Ok(gone)
+    }
+
+    /// The interface behind a pinned link, by whatever name it goes now.
+    fn pinned_elsewhere(&self, interface: &str) -> Option<u32> {
+        [true, false].into_iter().find_map(|native| {
+            let path = bpffs::link_path(&self.bpffs, interface, native);
+            let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+            link_ifindex(&link).filter(|ifindex| *ifindex != 0 && name_of(*ifindex).is_some())
+        })
     }
 
     /// Takes the program off an interface. Nothing where it is not on it.
@@ -171,7 +212,8 @@ impl Dataplane {
         let program = self.main_program()?;
         let id = program.attach_to_if_index(ifindex, mode).map_err(|error| {
             if is_busy(&error) {
-                return DataplaneError::Busy { interface: interface.to_owned() };
+                let occupant = occupant(interface, ifindex);
+                return DataplaneError::Busy { interface: interface.to_owned(), occupant };
             }
             match Err::<(), _>(error).context(doing) {
                 Err(error) => error,
@@ -196,6 +238,19 @@ fn ifindex_of(interface: &str) -> Result<u32, DataplaneError> {
     // SAFETY: a terminated string.
     let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
     if ifindex == 0 { Err(missing()) } else { Ok(ifindex) }
+}
+
+/// What an interface is called now; `None` where it is gone, or in another
+/// network namespace.
+fn name_of(ifindex: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: room for the longest name.
+    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let name = std::ffi::CStr::from_bytes_until_nul(&name).ok()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 /// The interface behind an XDP link; `Some(0)` where it is gone. The kernel

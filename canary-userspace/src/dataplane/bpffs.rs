@@ -78,7 +78,7 @@ impl PinsLock {
                 let inode = directory.metadata().context(doing)?.ino();
                 let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
                 let holder = holder_of(&locks, inode);
-                let holder = holder.map_or(String::new(), |pid| format!(" as {pid}"));
+                let holder = holder.map_or(String::new(), |pid| format!(" as {pid}{}", about(pid)));
                 Err(DataplaneError::InUse { path: bpffs.to_owned(), holder })
             }
             Err(TryLockError::Error(error)) => {
@@ -86,6 +86,18 @@ impl PinsLock {
             }
         }
     }
+}
+
+/// What is known of a process besides its number: its command line, and when
+/// it began. Nothing where /proc is closed.
+fn about(pid: u32) -> String {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let command = fs::read(directory.join("cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&command).replace('\0', " ");
+    let began = fs::metadata(&directory).and_then(|entry| entry.modified()).ok();
+    let Some(began) = began.filter(|_| !words.trim().is_empty()) else { return String::new() };
+    let since = humantime::format_rfc3339_seconds(began);
+    format!(" (`{}`, since {since})", words.trim())
 }
 
 /// The process with a lock on an inode, from lines of /proc/locks such as
@@ -155,7 +167,7 @@ mod tests {
         let first = PinsLock::take(&directory)?;
         let refused = remove_unused_pins(&directory).map_err(|error| error.to_string());
         let expected = format!(
-            "{} is in use by a canary that runs as {}; stop that one first",
+            "{} is in use by a canary that runs as {} (`",
             directory.display(),
             std::process::id()
         );

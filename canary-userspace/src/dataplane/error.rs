@@ -28,11 +28,8 @@ pub enum DataplaneError {
     InUse { path: PathBuf, holder: String },
     #[error("interface {0} does not exist")]
     NoInterface(String),
-    #[error(
-        "interface {interface} already has an XDP program; see `ip link show {interface}`, and \
-         remove it with `ip link set {interface} xdp off` (or stop what attached it) first"
-    )]
-    Busy { interface: String },
+    #[error("interface {interface} already has an XDP program, {occupant}")]
+    Busy { interface: String, occupant: String },
     #[error(
         "canary cannot attach to {interface} in native mode ({refusal}); set `xdp_mode = \"auto\"` \
          or `xdp_mode = \"generic\"`, which is slower"

@@ -125,6 +125,24 @@ impl FlowTable {
         freed
     }
 
+    /// Replies of flows whose clients came by one interface leave by another
+    /// from now on: one that is back has another number. How many there were.
+    /// Not those in the overflow map: it is the program's to write.
+    pub fn move_clients(&self, from: u32, to: u32) -> u64 {
+        let mut moved = 0;
+        self.each_record(0..self.buckets(), |bucket, way, flow, _| {
+            if flow.client_ifindex != from {
+                return;
+            }
+            let offset = way * size_of::<Flow>() + offset_of!(Flow, client_ifindex);
+            let word = self.table.half_word(bucket, offset);
+            // Unless the way changed hands: what stands there now knows better.
+            let swapped = word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
+            moved += u64::from(swapped.is_ok());
+        });
+        moved
+    }
+
     /// Records in the overflow map, dead ones included.
     pub fn overflow_len(&self) -> u64 {
         self.overflow_records().len() as u64

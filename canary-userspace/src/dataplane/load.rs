@@ -57,7 +57,10 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     let earlier = earlier_settings(&options.bpffs)?;
     let adopted = earlier.is_some();
     let buckets = match earlier_buckets(&options.bpffs)? {
-        Some(buckets) => buckets,
+        Some(buckets) => {
+            warn_of_size(buckets, options.flows);
+            buckets
+        }
         None => buckets_for(options.flows),
     };
     let settings = match earlier {
@@ -229,6 +232,16 @@ fn earlier_buckets(bpffs: &Path) -> Result<Option<u32>, DataplaneError> {
     }
     let info = MapInfo::from_pin(&path).context(|| format!("opening {}", path.display()))?;
     Ok(Some(info.max_entries()))
+}
+
+fn warn_of_size(buckets: u32, flows: u32) {
+    if buckets != buckets_for(flows) {
+        tracing::warn!(
+            "the flow table that was taken over has room for {} flows and keeps it; another \
+             `flows` needs new maps, after `canary detach`",
+            flows_of(buckets)
+        );
+    }
 }
 
 /// Buckets for so many flows, a power of two.

@@ -11,6 +11,7 @@ mod flow_table;
 mod guard;
 mod load;
 mod mapping;
+mod occupied;
 mod overflow;
 mod probe;
 mod steer;

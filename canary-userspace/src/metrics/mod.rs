@@ -37,7 +37,7 @@ const BACKEND_STATES: [&str; 4] = ["active", "draining", "drained", "unresolved"
 /// The values of `SplitStatus::guard`.
 const GUARDS: [&str; 4] = ["armed", "off", "budget-spent", "dead-man"];
 /// The modes of `canary_interface_mode`, as in `Attached::mode`.
-const INTERFACE_MODES: [&str; 3] = ["native", "generic", "gone"];
+const INTERFACE_MODES: [&str; 4] = ["native", "generic", "gone", "refused"];
 
 /// Some metric of each backend. A family has one of these, or one for each
 /// value of its extra label.

@@ -53,7 +53,11 @@ fn status() -> Status {
     Status {
         version: "0.1.0".into(),
         data_plane: DataPlane {
-            attached: vec![Attached { interface: "eth0".into(), mode: "generic".into() }],
+            attached: vec![Attached {
+                interface: "eth0".into(),
+                mode: "generic".into(),
+                ..Attached::default()
+            }],
             abi: 1,
             flows: FlowTableStatus { capacity: 262_144, active: 38, overflow: 0 },
             events_dropped: 3,

@@ -9,6 +9,7 @@ mod many;
 mod message;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 use std::{
     collections::BTreeMap,
@@ -37,6 +38,8 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
+
+pub use xdp::xdp_programs;
 
 /// Changes come in bursts; one look after the burst is enough.
 const BURST: Duration = Duration::from_millis(20);

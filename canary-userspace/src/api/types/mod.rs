@@ -35,8 +35,12 @@ pub struct DataPlane {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
     pub interface: String,
-    /// `native`, `generic` or `gone`.
+    /// `native`, `generic`, `gone` (no such interface; attached to when it
+    /// comes) or `refused` (it cannot be attached to; tried again).
     pub mode: String,
+    /// Why it is `gone` or `refused`, or what else there is to know; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

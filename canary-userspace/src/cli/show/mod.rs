@@ -103,7 +103,11 @@ fn data_plane(plane: &DataPlane, colours: bool) -> String {
         .iter()
         .map(|attached| {
             let text = format!("{} ({})", attached.interface, attached.mode);
-            if attached.mode == "gone" { paint(&text, "31;1", colours) } else { text }
+            if matches!(attached.mode.as_str(), "gone" | "refused") {
+                paint(&text, "31;1", colours)
+            } else {
+                text
+            }
         })
         .collect();
     let on = if attached.is_empty() { "no interface".to_owned() } else { attached.join(", ") };
@@ -408,6 +412,7 @@ handshake 42 µs, lived 1.50 s
         let attached = |interface: &str, mode: &str| Attached {
             interface: interface.to_owned(),
             mode: mode.to_owned(),
+            ..Attached::default()
         };
         Status {
             services: vec![service()],
