@@ -6,6 +6,7 @@ mod follow;
 mod interfaces;
 mod journal;
 mod ledger;
+mod notify;
 mod promotion;
 mod reload;
 mod requests;
@@ -16,7 +17,10 @@ mod store;
 mod tick;
 mod trial;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -30,6 +34,7 @@ use crate::{
     api::{request::Request, server},
     config, logging, metrics,
 };
+use notify::Notifier;
 use state::Daemon;
 
 /// The controller looks, and a slice of the flow table is swept.
@@ -60,6 +65,7 @@ pub fn run(config_path: &Path, log_level: Option<&str>) -> Result<()> {
 }
 
 async fn serve(config_path: &Path, config: config::Config) -> Result<()> {
+    let mut notifier = Notifier::from_environment()?;
     let unix = server::bind_unix(&config.socket)?;
     let tcp = match config.metrics.listen {
         Some(address) => Some(
@@ -81,13 +87,19 @@ async fn serve(config_path: &Path, config: config::Config) -> Result<()> {
         env!("CARGO_PKG_VERSION"),
         socket.display()
     );
-    let ended = event_loop(&mut daemon, &mut requests).await;
+    notifier.ready();
+    let ended = event_loop(&mut daemon, &mut requests, &mut notifier).await;
+    notifier.stopping();
     std::fs::remove_file(&socket).ok();
     daemon.save();
     ended
 }
 
-async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>) -> Result<()> {
+async fn event_loop(
+    daemon: &mut Daemon,
+    requests: &mut mpsc::Receiver<Request>,
+    notifier: &mut Notifier,
+) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -103,15 +115,20 @@ async fn event_loop(daemon: &mut Daemon, requests: &mut mpsc::Receiver<Request>)
                     return Ok(());
                 }
             }
-            _ = tick.tick() => daemon.tick(),
+            _ = tick.tick() => {
+                daemon.tick();
+                notifier.goes_round(Instant::now(), || daemon.status_line());
+            }
             () = daemon.followers.ready() => daemon.followers.pass_on(),
             () = daemon.resolver.changed() => daemon.follow_changes().await,
             Some(news) = daemon.inbox.next() => daemon.heard(&news),
             _ = refresh.tick() => daemon.refresh_neighbours().await,
             _ = textfile.tick() => write_textfile(daemon),
             _ = hangup.recv() => {
+                notifier.reloading();
                 // Its outcome is in the log.
                 daemon.reload().await.ok();
+                notifier.ready();
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
