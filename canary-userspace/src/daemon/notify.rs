@@ -135,7 +135,8 @@ impl Daemon {
             .iter()
             .map(|service| {
                 let split = self.split(&service.name).fraction();
-                format!("{} canary {} %", service.name, split * 100.0)
+                // A split is a fraction of 2^32: four digits of a percent tell it.
+                format!("{} canary {} %", service.name, (split * 1e6).round() / 1e4)
             })
             .collect();
         format!("on {}: {}", self.config.interfaces.join(", "), shares.join(", "))
