@@ -298,6 +298,42 @@ impl Bucket {
     }
 }
 
+/// Which flows may stand in the overflow map, a bit for many: all others need
+/// no look-up there. Of the two halves the program reads one and sets bits in
+/// both, so that the daemon can make the other anew.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OverflowMarks {
+    /// The half that is read: 0 or 1.
+    pub half: u32,
+    pub reserved: u32,
+    pub words: [[u64; Self::WORDS]; 2],
+}
+
+impl OverflowMarks {
+    /// Of a half: 32,768 bits. A thousand flows that overflowed send 3 % of
+    /// the misses to the map in vain.
+    pub const WORDS: usize = 512;
+    /// Other bits of the hash than those a bucket is found by.
+    const SHIFT: u32 = 40;
+
+    /// The word of a flow's bit in a half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(hash: Hashed) -> usize {
+        (hash.0 >> (Self::SHIFT + 6)) as usize & (Self::WORDS - 1)
+    }
+
+    /// The bit in its word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bit(hash: Hashed) -> u64 {
+        1 << ((hash.0 >> Self::SHIFT) & 63)
+    }
+}
+
+const _: () = assert!(size_of::<OverflowMarks>() == 8 + 2 * 8 * OverflowMarks::WORDS);
+
 /// Whether `deadline` lies before `now`, both in jiffies modulo 2^32.
 #[inline(always)]
 #[must_use]

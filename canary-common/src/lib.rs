@@ -28,7 +28,9 @@ pub use directory::{
 };
 pub use exchange::{EXCHANGE_FRAME, EXCHANGE_TURNS, Exchange, NatTarget};
 pub use fault::{Fault, FaultKind};
-pub use flow::{Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, WAYS, deadline_passed};
+pub use flow::{
+    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, OverflowMarks, WAYS, deadline_passed,
+};
 pub use guard::{Guard, GuardStatus};
 pub use hash::{HashKeys, Hashed, pick_hash};
 pub use service::{
@@ -78,7 +80,7 @@ pub struct Settings {
     /// Nothing; the directory's half stood here in ABI 3.
     pub reserved: u32,
     /// 1 once a flow went to the overflow map; the daemon resets it when that
-    /// map is empty again. While it is 0, a miss needs no second look-up.
+    /// map is empty again.
     pub overflowed: u32,
     /// Somebody follows one flow in so many, by the flow's hash; 0: nobody.
     pub follow: u32,
@@ -96,7 +98,8 @@ const _: () = assert!(size_of::<Settings>() == 56);
 mod pod {
     use super::{
         Backend, Bucket, Cell, DirectoryEntry, Exchange, Fault, Flow, FlowKey, Guard, HashKeys,
-        Latencies, NatTarget, Register, Service, Settings, SharedCell, Steer, WhereAnswer,
+        Latencies, NatTarget, OverflowMarks, Register, Service, Settings, SharedCell, Steer,
+        WhereAnswer,
     };
     macro_rules! pod {
         ($($t:ty),+) => { $(
@@ -117,6 +120,7 @@ mod pod {
         HashKeys,
         Latencies,
         NatTarget,
+        OverflowMarks,
         Register,
         Service,
         Settings,

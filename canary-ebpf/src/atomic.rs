@@ -60,6 +60,23 @@ pub unsafe fn add(word: *mut u64, value: u64) {
     }
 }
 
+/// Sets bits of a word in which other CPUs and user space set some.
+///
+/// # Safety
+/// `word` points to a live map value, 8-byte aligned.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub unsafe fn or(word: *mut u64, bits: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({word} + 0) |= {bits}",
+            word = in(reg) word,
+            bits = in(reg) bits,
+        );
+    }
+}
+
 /// As [`add`]; gives what stood there.
 ///
 /// # Safety
@@ -130,4 +147,15 @@ pub unsafe fn fetch_add(word: *mut u64, value: u64) -> u64 {
     use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
     // SAFETY: the caller's.
     unsafe { AtomicU64::from_ptr(word) }.fetch_add(value, SeqCst)
+}
+
+/// See above.
+///
+/// # Safety
+/// `word` points to a live value, 8-byte aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub unsafe fn or(word: *mut u64, bits: u64) {
+    use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(word) }.fetch_or(bits, SeqCst);
 }

@@ -17,6 +17,14 @@ pub fn cell(number: u16) -> Option<&'static mut Cell> {
     CELLS.get_ptr_mut(u32::from(number)).map(|cell| unsafe { &mut *cell })
 }
 
+/// Books a new connection.
+#[inline(always)]
+pub fn opened(number: u16) {
+    if let Some(cell) = cell(number) {
+        cell.connections += 1;
+    }
+}
+
 #[inline(always)]
 pub fn reason(reason: Reason) {
     if let Some(count) = REASONS.get_ptr_mut(reason as u32) {

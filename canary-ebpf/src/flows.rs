@@ -10,12 +10,13 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use canary_common::{
-    Bucket, Ctl, Flow, FlowKey, FlowState, FrameAddresses, Hashed, WAYS, deadline_passed,
+    Bucket, Ctl, Flow, FlowKey, FlowState, FrameAddresses, Hashed, OverflowMarks, WAYS,
+    deadline_passed,
 };
 
 use crate::{
     atomic, counters,
-    maps::{FLOWS, OVERFLOW, SCRATCH, SETTINGS, flow_bucket_mask, jiffies_per_second},
+    maps::{FLOWS, OVERFLOW, OVERFLOWED, SCRATCH, SETTINGS, flow_bucket_mask, jiffies_per_second},
     tcp::Tracked,
 };
 
@@ -97,7 +98,7 @@ pub fn find(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
             return Some(pin);
         }
     }
-    if !overflowed() {
+    if !may_have_overflowed(hash) {
         return None;
     }
     read(OVERFLOW.get_ptr_mut(key)?, key, Ctl::tag_of(hash), now)
@@ -141,6 +142,8 @@ pub fn insert(new: &NewFlow, hash: Hashed, replaces: bool, now: u32) -> Inserted
 const OURS: u64 = 1 << 32;
 /// No record could be made.
 const NOBODY: u64 = 0;
+/// The way changed hands; another may be free.
+const TAKEN: u64 = u64::MAX - 1;
 
 /// A function of its own to the verifier. `new` is never null.
 #[unsafe(no_mangle)]
@@ -159,24 +162,68 @@ extern "C" fn canary_insert(new: *const NewFlow, hash: u64, replaces: u32, now: 
         return NOBODY;
     };
     for _ in 0..CLAIM_TRIES {
-        let (mine, old) = candidate(bucket, Bucket::first_way(hash), now);
-        if mine == NO_WAY {
-            return overflow(Ctl::tag_of(hash), new);
+        let (number, old) = candidate(bucket, Bucket::first_way(hash), now);
+        if number == NO_WAY {
+            return overflow(hash, new);
         }
-        let flow = way(bucket, mine);
-        let claim = old.claimed(Ctl::tag_of(hash));
-        if !exchange(flow, old, claim) {
-            continue;
+        let inserted = insert_at(Vacancy { bucket, number, old }, new, hash, now);
+        if inserted != TAKEN {
+            return inserted;
         }
-        book_previous(flow, old, now);
-        let rival = rival(bucket, mine, &new.key, Ctl::tag_of(hash), now);
-        if rival == NO_RIVAL {
-            return write(flow, claim, new);
-        }
-        exchange(flow, claim, claim.freed());
-        return if rival == BUSY { NOBODY } else { rival };
     }
     NOBODY
+}
+
+/// A way that may be taken, and what it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Vacancy {
+    bucket: *mut Bucket,
+    number: usize,
+    old: Ctl,
+}
+
+/// Where a flow's record may be made that certainly has none: its tag stands in
+/// none of its bucket's ways, and it is not in the overflow map. `None` where
+/// that is not certain, or no way may be taken.
+#[inline(always)]
+pub fn vacancy(hash: Hashed, now: u32) -> Option<Vacancy> {
+    let bucket = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask()))?;
+    let tag = Ctl::tag_of(hash);
+    for i in 0..WAYS {
+        if ctl_of(way(bucket, i)).tag() == tag {
+            return None;
+        }
+    }
+    if may_have_overflowed(hash) {
+        return None;
+    }
+    let (number, old) = candidate(bucket, Bucket::first_way(hash), now);
+    (number != NO_WAY).then_some(Vacancy { bucket, number, old })
+}
+
+/// Makes a record in this way. `false`: another CPU was first, at the way or
+/// with the flow.
+#[inline(always)]
+pub fn take(vacancy: Vacancy, new: &NewFlow, hash: Hashed, now: u32) -> bool {
+    insert_at(vacancy, new, hash, now) & OURS != 0
+}
+
+/// As [`canary_insert`]'s answer, or [`TAKEN`].
+#[inline(always)]
+fn insert_at(vacancy: Vacancy, new: &NewFlow, hash: Hashed, now: u32) -> u64 {
+    let Vacancy { bucket, number, old } = vacancy;
+    let flow = way(bucket, number);
+    let claim = old.claimed(Ctl::tag_of(hash));
+    if !exchange(flow, old, claim) {
+        return TAKEN;
+    }
+    book_previous(flow, old, now);
+    let rival = rival(bucket, number, &new.key, Ctl::tag_of(hash), now);
+    if rival == NO_RIVAL {
+        return write(flow, claim, new);
+    }
+    exchange(flow, claim, claim.freed());
+    if rival == BUSY { NOBODY } else { rival }
 }
 
 /// Puts a new flow in place of the live record of the same key.
@@ -492,12 +539,12 @@ fn copy_words<const N: usize>(to: *mut impl Copy, from: *const impl Copy) {
 
 /// The bucket is full of live pins.
 #[inline(always)]
-fn overflow(tag: u32, new: &NewFlow) -> u64 {
+fn overflow(hash: Hashed, new: &NewFlow) -> u64 {
     let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
     fill(record, new);
     // SAFETY: a live map value, this CPU's.
     let flow = unsafe { &mut *record };
-    flow.ctl = Ctl::default().claimed(tag).with_bits(new.state, new.flags).0;
+    flow.ctl = Ctl::default().claimed(Ctl::tag_of(hash)).with_bits(new.state, new.flags).0;
     // Whatever stands under the key is dead: `find` would have had it.
     #[expect(
         clippy::needless_borrows_for_generic_args,
@@ -507,18 +554,36 @@ fn overflow(tag: u32, new: &NewFlow) -> u64 {
     if full {
         return NOBODY;
     }
+    // After the insert: the daemon looks for records after it cleared a half.
+    if let Some(marks) = OVERFLOWED.get_ptr_mut(0) {
+        for half in 0..2 {
+            // SAFETY: a word of a live map value.
+            unsafe { atomic::or(mark_of(marks, half, hash), OverflowMarks::bit(hash)) };
+        }
+    }
     if let Some(settings) = SETTINGS.get_ptr_mut(0) {
-        // SAFETY: a live map value. After the insert: the daemon resets the
-        // mark first and looks for records then.
+        // SAFETY: a live map value.
         unsafe { atomic::store(&raw mut (*settings).overflowed, 1) };
     }
     OURS | pack(new.backend, new.cell)
 }
 
+/// Whether the flow may stand in the overflow map: most do not, and need no
+/// look-up there.
 #[inline(always)]
-fn overflowed() -> bool {
-    SETTINGS.get_ptr(0).is_some_and(|settings| {
-        // SAFETY: a live map value.
-        unsafe { atomic::load(&raw const (*settings).overflowed) != 0 }
-    })
+fn may_have_overflowed(hash: Hashed) -> bool {
+    let Some(marks) = OVERFLOWED.get_ptr_mut(0) else { return true };
+    // SAFETY: a live map value.
+    let half = unsafe { atomic::load(&raw const (*marks).half) } & 1;
+    // SAFETY: a word of a live map value.
+    let word = unsafe { atomic::load(mark_of(marks, half as usize, hash)) };
+    word & OverflowMarks::bit(hash) != 0
+}
+
+/// The word with a flow's bit. `half` is 0 or 1.
+#[inline(always)]
+fn mark_of(marks: *mut OverflowMarks, half: usize, hash: Hashed) -> *mut u64 {
+    let number = half * OverflowMarks::WORDS + OverflowMarks::word(hash);
+    // SAFETY: inside the two halves: both parts are masked.
+    unsafe { (&raw mut (*marks).words).cast::<u64>().add(number) }
 }

@@ -12,24 +12,28 @@ use crate::{
 /// Tells of a flow's beginning and end, and of the times between.
 #[inline(always)]
 pub fn tell(key: &FlowKey, backend: u16, told: Told) {
-    if told.has(Told::EVENTS) {
+    if told.has(Told::EVENTS) && one_in() != 0 {
         canary_tell(key, u32::from(backend), told.0);
     }
+}
+
+/// One flow in so many is followed; 0: none is.
+#[inline(always)]
+fn one_in() -> u32 {
+    // SAFETY: a live map value.
+    SETTINGS.get_ptr(0).map_or(0, |settings| unsafe { atomic::load(&raw const (*settings).follow) })
 }
 
 /// A function of its own to the verifier. `key` is never null.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn canary_tell(key: *const FlowKey, backend: u32, told: u64) -> u32 {
-    let Some(settings) = SETTINGS.get_ptr_mut(0) else { return 0 };
-    // SAFETY: a live map value.
-    let follow = unsafe { atomic::load(&raw const (*settings).follow) };
-    if follow == 0 || key.is_null() {
+    if key.is_null() {
         return 0;
     }
     // SAFETY: not null, and the caller's reference otherwise.
     let key = unsafe { *key };
-    if !key.is_followed(hash_keys(), follow) {
+    if !key.is_followed(hash_keys(), one_in()) {
         return 0;
     }
     // SAFETY: no arguments, no preconditions.
@@ -40,8 +44,16 @@ extern "C" fn canary_tell(key: *const FlowKey, backend: u32, told: u64) -> u32 {
             entry.write(event);
             entry.submit(0);
         }
-        // SAFETY: a live map value.
-        None => unsafe { atomic::add(&raw mut (*settings).events_dropped, 1) },
+        None => dropped(),
     }
     0
+}
+
+/// The ring had no room.
+#[inline(always)]
+fn dropped() {
+    if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+        // SAFETY: a live map value.
+        unsafe { atomic::add(&raw mut (*settings).events_dropped, 1) };
+    }
 }

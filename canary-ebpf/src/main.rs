@@ -21,7 +21,7 @@ mod programs {
         packet::Packet,
         parse::parse_whole_or_first,
         path::{self, Followed, Verdict},
-        plain,
+        plain::{self, Plain},
         unusual::Unusual,
         where_to,
     };
@@ -44,17 +44,12 @@ mod programs {
     #[inline(always)]
     fn run(ctx: &XdpContext) -> u32 {
         let mut verdict = plainly(ctx.ctx);
-        if verdict == OTHER {
-            verdict = pinned(ctx.ctx);
-        }
-        if verdict >= UNSETTLED {
-            verdict = canary_settle(ctx.ctx, verdict);
-        }
-        if verdict == OPENS {
-            let layout = layout::of(ctx.ctx);
-            verdict = opening(ctx.ctx, layout.0, canary_decide(ctx.ctx, layout.0));
-            if verdict == BORN {
-                verdict = canary_settle(ctx.ctx, verdict);
+        if verdict >= SYN {
+            if verdict != OTHER {
+                verdict = newcomer(ctx.ctx, verdict);
+            }
+            if verdict == OTHER {
+                verdict = at_length(ctx.ctx);
             }
         }
         let reason = Reason::from_number(verdict >> 8);
@@ -69,7 +64,28 @@ mod programs {
         verdict & 0xff
     }
 
-    /// In place of a packed verdict: the packet opens a flow.
+    /// What is not plain, or became so.
+    #[inline(always)]
+    fn at_length(ctx: *mut xdp_md) -> u32 {
+        let mut verdict = pinned(ctx);
+        if verdict >= UNSETTLED {
+            verdict = canary_settle(ctx, verdict);
+        }
+        if verdict == OPENS {
+            let layout = layout::of(ctx);
+            verdict = opening(ctx, layout.0, canary_decide(ctx, layout.0));
+            if verdict == BORN {
+                verdict = canary_settle(ctx, verdict);
+            }
+        }
+        verdict
+    }
+
+    /// In place of a packed verdict: a plain SYN, with the service, and whether
+    /// it came over IPv6.
+    const SYN: u32 = 1 << 30;
+    const V6: u32 = 1 << 16;
+    /// The packet opens a flow.
     const OPENS: u32 = UNSETTLED - 1;
     /// From here on: what is for [`canary_settle`]. It is of a marked flow, from
     /// its backend: with the service, and whether the flow has had no 5xx yet.
@@ -84,6 +100,8 @@ mod programs {
     const UNUSUAL: u32 = u32::MAX - 2;
     /// It was looked at and goes on like any other.
     const GOES_ON: u32 = u32::MAX - 3;
+    /// Nothing was done yet.
+    const OTHER: u32 = u32::MAX - 4;
 
     /// Action and reason in one word.
     #[inline(always)]
@@ -107,12 +125,24 @@ mod programs {
         }
     }
 
-    const OTHER: u32 = u32::MAX - 4;
+    /// See [`pinned`].
     #[inline(never)]
     fn plainly(ctx: *mut xdp_md) -> u32 {
         let ctx = XdpContext::new(ctx);
         let ingress = ctx.ingress_ifindex() as u32;
         match plain::follow(&Packet::of(&ctx), ingress) {
+            Some(Plain::Out(verdict)) => pack(Ok(verdict)),
+            Some(Plain::Opens { service, v6 }) => SYN | V6 * u32::from(v6) | u32::from(service),
+            None => OTHER,
+        }
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn newcomer(ctx: *mut xdp_md, syn: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        match plain::open(&Packet::of(&ctx), syn as u16, syn & V6 != 0, ingress) {
             Some(verdict) => pack(Ok(verdict)),
             None => OTHER,
         }

@@ -9,7 +9,8 @@ use aya_ebpf::{
 };
 use canary_common::{
     Bucket, Cell, Fault, Flow, FlowKey, Guard, HashKeys, Latencies, MAX_CELLS, MAX_SERVICES,
-    MAX_STEERED, MAX_TABLES, Reason, Register, Settings, SharedCell, Steer, TABLE_WORD,
+    MAX_STEERED, MAX_TABLES, OverflowMarks, Reason, Register, Settings, SharedCell, Steer,
+    TABLE_WORD,
 };
 
 use crate::{
@@ -61,6 +62,10 @@ pub static FLOWS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Flows whose bucket was full of live pins. Size set at load.
 #[map]
 pub static OVERFLOW: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1024, 0);
+
+/// Which flows may stand there.
+#[map]
+pub static OVERFLOWED: Array<OverflowMarks> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Where an overflow record is put together: it is too large for the stack.
 #[map]

@@ -65,19 +65,9 @@ pub fn open(
         return Ok(Some(Verdict { action, reason: Reason::Unpinned }));
     };
     let drawn = drawn(&key, picked, &beginning, (packet, layout, &parsed));
-    let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
-    let new = NewFlow {
-        key,
-        backend: decided.backend(),
-        cell: decided.cell(),
-        deadline: now.wrapping_add(beginning.timeout),
-        client_ifindex: ingress,
-        reply_frame: parsed.reply_frame(),
-        client_seq: beginning.seq,
-        waiting_since: if clock { signals::tick() } else { 0 },
-        state: beginning.state as u16,
-        flags: beginning.flags | marks(service, picked, drawn),
-    };
+    let choice = Choice { number: decided.backend(), cell: decided.cell(), backend: picked };
+    let flags = marks(service, picked, drawn);
+    let new = new_flow(&parsed, (key, service), &choice, &beginning, (flags, ingress, now));
     let inserted = flows::insert(&new, hash, decided.replaces(), now);
     if inserted.ours {
         if decided.guarded() {
@@ -104,6 +94,70 @@ pub fn open(
     let action = way_to(backend, ingress)?;
     towards_backend(&parsed, inserted.backend, backend, inserted.cell, Told::NOTHING);
     Ok(Some(Verdict { action, reason: Reason::Pinned }))
+}
+
+/// A new flow's backend, and the cell it is booked to.
+struct Choice {
+    number: u16,
+    cell: u16,
+    backend: &'static Backend,
+}
+
+/// A plain SYN from what has no record yet, all in one go: most new flows.
+/// `None`: nothing was done, and the packet is for [`crate::path::follow_pin`],
+/// [`decide`] and [`open`].
+#[inline(always)]
+pub fn at_once(packet: &Packet, parsed: &Parsed, number: u16, ingress: u32) -> Option<Verdict> {
+    let host = Host::get()?;
+    let service = host.service(number)?;
+    let key = key_of(parsed, number);
+    let hash = key.hash(hash_keys());
+    let now = flows::now();
+    let vacancy = flows::vacancy(hash, now)?;
+    let picked = pick(host, &key, pick::hash(service, &key), service, now).ok()?;
+    let choice = Choice { number: picked.number, cell: picked.cell, backend: picked.backend };
+    let is_canary = choice.backend.flags & BackendFlags::CANARY != 0;
+    if parsed.hop_limit() <= 1 || is_canary && orders::is_drilled(number) {
+        return None;
+    }
+    let action = way_to(choice.backend, ingress).ok()?;
+    let beginning = beginning(packet, parsed, &service.timeouts)?;
+    let flags = marks(service, choice.backend, Drawn::NOT);
+    let new = new_flow(parsed, (key, service), &choice, &beginning, (flags, ingress, now));
+    if !flows::take(vacancy, &new, hash, now) {
+        return None;
+    }
+    if picked.guarded {
+        guard::diverted(number);
+    }
+    counters::opened(choice.cell);
+    follow::tell(&key, choice.number, Told::NEW_FLOW);
+    towards_backend(parsed, choice.number, choice.backend, choice.cell, Told::NOTHING);
+    Some(Verdict { action, reason: Reason::NewFlow })
+}
+
+/// The record of a flow that begins now.
+#[inline(always)]
+fn new_flow(
+    parsed: &Parsed,
+    (key, service): (FlowKey, &Service),
+    choice: &Choice,
+    beginning: &Beginning,
+    (flags, ingress, now): (u16, u32, u32),
+) -> NewFlow {
+    let clock = signals::wanted(service) & Signals::LATENCY != 0 && beginning.waits;
+    NewFlow {
+        key,
+        backend: choice.number,
+        cell: choice.cell,
+        deadline: now.wrapping_add(beginning.timeout),
+        client_ifindex: ingress,
+        reply_frame: parsed.reply_frame(),
+        client_seq: beginning.seq,
+        waiting_since: if clock { signals::tick() } else { 0 },
+        state: beginning.state as u16,
+        flags: beginning.flags | flags,
+    }
 }
 
 /// Whether it is to fail: of new connections of the canary's, some.

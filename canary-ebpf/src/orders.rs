@@ -102,6 +102,12 @@ extern "C" fn canary_draw(key: *const FlowKey) -> u32 {
     }
 }
 
+/// Whether a drill goes on.
+#[inline(always)]
+pub fn is_drilled(service: u16) -> bool {
+    FAULTS.get(u32::from(service)).is_none_or(|fault| kind_of(fault).is_some())
+}
+
 /// How flows fail now; `None` where there is no drill, or it is over.
 #[inline(always)]
 fn kind_of(fault: &Fault) -> Option<FaultKind> {

@@ -1,7 +1,8 @@
-//! Most packets: ordinary segments of established flows, and what is not ours.
-//! They are taken to their end here, in one piece and without a call. Whatever
-//! is not so plain is left as it is, for [`crate::path`]: it decides by the
-//! same functions, and would come to the same with these.
+//! Most packets: ordinary segments of established flows, what is not ours, and
+//! what opens a connection. They are taken to their end here, in one piece and
+//! next to without a call. Whatever is not so plain is left as it is, for
+//! [`crate::path`]: it decides by the same functions, and would come to the
+//! same with these.
 
 use core::mem::offset_of;
 
@@ -19,19 +20,31 @@ use crate::{
     follow,
     fragments::Identity,
     maps::hash_keys,
+    open,
     packet::{Header, Packet},
     parse::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, FRAGMENT_BE, Ip, Parsed, Transport},
     path::{self, Verdict, backend_at, key_of, out, service_at, way_to},
     pick, signals,
-    tcp::By,
+    tcp::{self, By, TCP_FLAGS},
 };
 
 /// IPv4 without options: version and length in words.
 const PLAIN_V4: u8 = 0x45;
 
+/// What a plain packet comes to.
+#[derive(Clone, Copy, Debug)]
+pub enum Plain {
+    Out(Verdict),
+    /// A SYN to this service, for [`open`].
+    Opens {
+        service: u16,
+        v6: bool,
+    },
+}
+
 /// `None`: the packet is as it was, and so is everything else.
 #[inline(always)]
-pub fn follow(packet: &Packet, ingress: u32) -> Option<Verdict> {
+pub fn follow(packet: &Packet, ingress: u32) -> Option<Plain> {
     let ethernet = packet.header::<{ EthHdr::LEN }>(0)?;
     match ethernet.get::<u16, { offset_of!(EthHdr, ether_type) }>() {
         ETHERTYPE_IPV4_BE => {
@@ -66,7 +79,7 @@ fn plain(ethernet: Header<{ EthHdr::LEN }>, ip: Ip, tcp: Header<{ TcpHdr::LEN }>
 }
 
 #[inline(always)]
-fn along(packet: &Packet, parsed: Parsed, protocol: u8, ingress: u32) -> Option<Verdict> {
+fn along(packet: &Packet, parsed: Parsed, protocol: u8, ingress: u32) -> Option<Plain> {
     if protocol != PROTO_TCP && protocol != PROTO_UDP {
         return None;
     }
@@ -77,15 +90,42 @@ fn along(packet: &Packet, parsed: Parsed, protocol: u8, ingress: u32) -> Option<
         if protocol != PROTO_TCP {
             return None;
         }
-        return from_client(host, packet, &parsed, service, ingress);
+        if opens(&parsed) {
+            return Some(Plain::Opens { service: service.0, v6: matches!(parsed.ip, Ip::V6(_)) });
+        }
+        return from_client(host, packet, &parsed, service, ingress).map(Plain::Out);
     }
     if let Some(head) = backend_at(host, parsed.source(), source, protocol) {
         if protocol != PROTO_TCP {
             return None;
         }
-        return from_backend(host, packet, &parsed, head, ingress);
+        return from_backend(host, packet, &parsed, head, ingress).map(Plain::Out);
     }
-    Some(Verdict { action: XDP_PASS, reason: Reason::NotOurs })
+    Some(Plain::Out(Verdict { action: XDP_PASS, reason: Reason::NotOurs }))
+}
+
+/// Whether it is a SYN that opens a connection.
+#[inline(always)]
+fn opens(parsed: &Parsed) -> bool {
+    let Transport::Tcp(tcp) = parsed.transport else { return false };
+    tcp::opens(tcp.get::<u8, { TCP_FLAGS }>())
+}
+
+/// A SYN to a service, which [`follow`] has found plain.
+#[inline(always)]
+pub fn open(packet: &Packet, service: u16, v6: bool, ingress: u32) -> Option<Verdict> {
+    let ethernet = packet.header::<{ EthHdr::LEN }>(0)?;
+    let parsed = match v6 {
+        false => {
+            let tcp = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
+            plain(ethernet, Ip::V4(packet.header(EthHdr::LEN)?), tcp)
+        }
+        true => {
+            let tcp = packet.header(EthHdr::LEN + Ipv6Hdr::LEN)?;
+            plain(ethernet, Ip::V6(packet.header(EthHdr::LEN)?), tcp)
+        }
+    };
+    open::at_once(packet, &parsed, service, ingress)
 }
 
 #[inline(always)]

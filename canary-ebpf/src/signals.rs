@@ -12,7 +12,7 @@ use crate::{
     maps::signals,
     packet::{Header, Packet},
     parse::{Parsed, Transport},
-    tcp::{By, Segment, Tracked},
+    tcp::{By, Segment, TCP_FLAGS, Tracked},
 };
 
 /// Signals to read for a service.
@@ -100,8 +100,6 @@ fn segment_of(
     from_backend: bool,
     wanted: u16,
 ) -> Segment {
-    /// Data offset, then FIN, SYN, RST, ACK.
-    const OFFSET: usize = offset_of!(TcpHdr, _bitfield_1);
     let (header, len) = data_of(parsed, tcp);
     Segment {
         seq: u32::from_be(tcp.get::<u32, { offset_of!(TcpHdr, seq) }>()),
@@ -113,7 +111,7 @@ fn segment_of(
             [0; 3]
         },
         window: tcp.get::<u16, { offset_of!(TcpHdr, window) }>(),
-        flags: tcp.get::<u8, { OFFSET + 1 }>(),
+        flags: tcp.get::<u8, { TCP_FLAGS }>(),
         by: if from_backend { By::Backend } else { By::Client },
     }
 }

@@ -1,7 +1,10 @@
 //! What a packet means for a pinned flow. Pure: state and segment in, next
 //! state and what is told out; both directions.
 
+use core::mem::offset_of;
+
 use canary_common::{FlowFlags, FlowState, Signals, Told, told};
+use network_types::tcp::TcpHdr;
 
 use crate::signals::{http_status_class, is_fatal_alert};
 
@@ -9,6 +12,15 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
+
+/// Where a TCP header has its flags.
+pub const TCP_FLAGS: usize = offset_of!(TcpHdr, _bitfield_1) + 1;
+
+/// Whether these are the flags of a SYN that opens: without ACK and RST.
+#[inline(always)]
+pub const fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK | RST) == SYN
+}
 
 /// How far from what was last seen a RST's sequence number may lie to be
 /// believed. Receivers want it inside their window (RFC 5961, 3.2), which we
@@ -78,10 +90,10 @@ impl Segment {
         }
     }
 
-    /// A SYN that opens: without ACK and RST.
+    /// See [`opens`].
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        self.flags & (SYN | ACK | RST) == SYN
+        opens(self.flags)
     }
 
     #[inline(always)]

@@ -44,7 +44,7 @@ impl Daemon {
         let swiftly = self.runtime.values().any(is_on_trial);
         let followers = &mut self.followers;
         if self.scan.step(&table, now, swiftly, &mut |flow| followers.ended(flow)) {
-            self.plane()?.reset_overflow_mark();
+            self.plane()?.renew_overflow_marks();
             self.fold()?;
             self.forget_expired();
         }

@@ -192,6 +192,13 @@ impl FlowTable {
         }
     }
 
+    /// Who stands in the overflow map; `None` where the kernel refuses.
+    pub(super) fn overflow_keys(&self) -> Option<Vec<FlowKey>> {
+        let overflow = self.lock();
+        let records = batch::values::<FlowKey, Flow>(overflow.map().fd().as_fd()).ok()?;
+        Some(records.iter().map(|flow| flow.key).collect())
+    }
+
     /// None where the kernel refuses: they are few, and come up at the next look.
     fn overflow_records(&self) -> Vec<Flow> {
         let overflow = self.lock();

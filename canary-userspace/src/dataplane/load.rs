@@ -24,7 +24,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 15] = [
     "SETTINGS",
     "REGISTER",
     "TABLES",
@@ -34,6 +34,7 @@ const PINNED: [&str; 14] = [
     "STEER_V6",
     "FLOWS",
     "OVERFLOW",
+    "OVERFLOWED",
     "CELLS",
     "SHARED_CELLS",
     "LATENCIES",
@@ -69,7 +70,11 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     let log = if options.log { Some(start_log(&mut ebpf)?) } else { None };
     let mut plane =
         assemble(ebpf, options, Loaded { program, adopted, hz, buckets, log, settings, lock })?;
-    if !adopted {
+    if adopted {
+        // Earlier daemons' maps may have none.
+        plane.overflow_is_unknown();
+        plane.renew_overflow_marks();
+    } else {
         plane.settings.write(0, &settings);
     }
     // Whoever followed did so through an earlier daemon.
@@ -133,6 +138,7 @@ fn assemble(
         events: Some(typed(&mut ebpf, "EVENTS")?),
         flow_table: Arc::new(flow_table),
         shared_cells,
+        overflow_marks: mapping(&mut ebpf, "OVERFLOWED", 1)?,
         links: Vec::new(),
         log: loaded.log,
         _lock: loaded.lock,

@@ -11,6 +11,7 @@ mod flow_table;
 mod guard;
 mod load;
 mod mapping;
+mod overflow;
 mod probe;
 mod steer;
 mod where_to;
@@ -24,7 +25,8 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp, links::PinnedLink},
 };
 use canary_common::{
-    Backend, Cell, Fault, Guard, HashKeys, Latencies, Reason, Service, Settings, SharedCell, Steer,
+    Backend, Cell, Fault, Guard, HashKeys, Latencies, OverflowMarks, Reason, Service, Settings,
+    SharedCell, Steer,
 };
 
 pub use attach::Attachment;
@@ -83,6 +85,7 @@ pub struct Dataplane {
     events: Option<RingBuf<MapData>>,
     flow_table: Arc<FlowTable>,
     shared_cells: Mapping<SharedCell>,
+    overflow_marks: Mapping<OverflowMarks>,
     links: Vec<(Attachment, PinnedLink)>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     _lock: Option<bpffs::PinsLock>,
@@ -199,19 +202,17 @@ impl Dataplane {
         self.flow_table.overflow_len()
     }
 
-    /// Tells the program that the overflow map is empty, if it is: misses need
-    /// no second look-up then. To be called now and then.
-    pub fn reset_overflow_mark(&mut self) {
-        let mark = self.settings.half_word(0, std::mem::offset_of!(Settings, overflowed));
-        if mark.load(std::sync::atomic::Ordering::SeqCst) == 0 {
-            return;
-        }
-        // In this order: the program inserts first and marks then, so a record
-        // that comes in between is either seen here or marks again.
-        mark.store(0, std::sync::atomic::Ordering::SeqCst);
-        if self.flow_table.overflow_len() > 0 {
-            mark.store(1, std::sync::atomic::Ordering::SeqCst);
-        }
+    /// Has the program look into the overflow map for what may be there, and
+    /// for nothing else. To be called now and then.
+    pub fn renew_overflow_marks(&self) {
+        overflow::renew(&self.settings, &self.overflow_marks, &self.flow_table, &self.keys);
+    }
+
+    /// Has the next [`Self::renew_overflow_marks`] look whether the map is
+    /// empty.
+    fn overflow_is_unknown(&self) {
+        let used = self.settings.half_word(0, std::mem::offset_of!(Settings, overflowed));
+        used.store(1, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// The ring of [`canary_common::FlowEvent`]s; once.

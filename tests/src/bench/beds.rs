@@ -219,7 +219,7 @@ impl Bed {
     /// Gives back the ways of all flows of these backends.
     pub fn forget(&mut self, backends: &[u16]) {
         self.plane.get().flow_table().forget(backends);
-        self.plane.get().reset_overflow_mark();
+        self.plane.get().renew_overflow_marks();
     }
 }
 

@@ -94,7 +94,7 @@ impl Real {
     pub fn restart(&mut self) -> Result<()> {
         self.table.clear();
         self.plane.get().forget_fragments()?;
-        self.plane.get().reset_overflow_mark();
+        self.plane.get().renew_overflow_marks();
         for number in world::numbers() {
             self.backend(number, true)?;
         }

@@ -1,0 +1,50 @@
+//! Which flows may stand in the overflow map: the program looks there for no
+//! others. See [`OverflowMarks`].
+
+use std::{
+    mem::{offset_of, size_of},
+    sync::atomic::Ordering::SeqCst,
+};
+
+use canary_common::{HashKeys, OverflowMarks, Settings};
+
+use super::{FlowTable, mapping::Mapping};
+
+/// Makes the marks anew from what is in the map, if anything has gone there
+/// since the map was last found empty. Whatever overflows meanwhile is marked
+/// in both halves: after the insertion, so that it is either marked here or
+/// stands in the half that comes into force.
+pub(super) fn renew(
+    settings: &Mapping<Settings>,
+    marks: &Mapping<OverflowMarks>,
+    table: &FlowTable,
+    keys: &HashKeys,
+) {
+    let used = settings.half_word(0, offset_of!(Settings, overflowed));
+    if used.load(SeqCst) == 0 {
+        return;
+    }
+    used.store(0, SeqCst);
+    let half = marks.half_word(0, offset_of!(OverflowMarks, half));
+    let idle = half.load(SeqCst) & 1 ^ 1;
+    let word = |number: usize| {
+        let first = offset_of!(OverflowMarks, words) + idle as usize * 8 * OverflowMarks::WORDS;
+        marks.word(0, first + number * size_of::<u64>())
+    };
+    for number in 0..OverflowMarks::WORDS {
+        word(number).store(0, SeqCst);
+    }
+    let Some(keys_there) = table.overflow_keys() else {
+        // The marks in force stay in force.
+        used.store(1, SeqCst);
+        return;
+    };
+    for key in &keys_there {
+        let hash = key.hash(keys);
+        word(OverflowMarks::word(hash)).fetch_or(OverflowMarks::bit(hash), SeqCst);
+    }
+    half.store(idle, SeqCst);
+    if !keys_there.is_empty() {
+        used.store(1, SeqCst);
+    }
+}
