@@ -230,9 +230,12 @@ fn insert_at(vacancy: Vacancy, new: &NewFlow, hash: Hashed, now: u32) -> u64 {
 #[inline(always)]
 fn replace(new: &NewFlow, hash: Hashed, now: u32) -> u64 {
     // To Linux before 6.2 a map's key may not be what a global function's
-    // argument points to.
-    let key = new.key;
-    let Some(pin) = find(&key, hash, now) else { return NOBODY };
+    // argument points to; and on the stack there is no room for it.
+    let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
+    // SAFETY: a live map value, this CPU's.
+    let key = unsafe { &mut (*record).key };
+    copy_words::<{ size_of::<FlowKey>() / 4 }>(key, &raw const new.key);
+    let Some(pin) = find(key, hash, now) else { return NOBODY };
     let claim = pin.ctl.claimed(Ctl::tag_of(hash));
     if !exchange(pin.flow, pin.ctl, claim) {
         return NOBODY;
