@@ -229,7 +229,13 @@ fn insert_at(vacancy: Vacancy, new: &NewFlow, hash: Hashed, now: u32) -> u64 {
 /// Puts a new flow in place of the live record of the same key.
 #[inline(always)]
 fn replace(new: &NewFlow, hash: Hashed, now: u32) -> u64 {
-    let Some(pin) = find(&new.key, hash, now) else { return NOBODY };
+    // To Linux before 6.2 a map's key may not be what a global function's
+    // argument points to; and on the stack there is no room for it.
+    let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
+    // SAFETY: a live map value, this CPU's.
+    let key = unsafe { &mut (*record).key };
+    copy_words::<{ size_of::<FlowKey>() / 4 }>(key, &raw const new.key);
+    let Some(pin) = find(key, hash, now) else { return NOBODY };
     let claim = pin.ctl.claimed(Ctl::tag_of(hash));
     if !exchange(pin.flow, pin.ctl, claim) {
         return NOBODY;
@@ -545,12 +551,13 @@ fn overflow(hash: Hashed, new: &NewFlow) -> u64 {
     // SAFETY: a live map value, this CPU's.
     let flow = unsafe { &mut *record };
     flow.ctl = Ctl::default().claimed(Ctl::tag_of(hash)).with_bits(new.state, new.flags).0;
-    // Whatever stands under the key is dead: `find` would have had it.
+    // Whatever stands under the key is dead: `find` would have had it. The key
+    // is the record's: see `replace`.
     #[expect(
         clippy::needless_borrows_for_generic_args,
         reason = "by value the record would go over the stack, which it is too large for"
     )]
-    let full = OVERFLOW.insert(&new.key, &*flow, u64::from(BPF_ANY)).is_err();
+    let full = OVERFLOW.insert(&flow.key, &*flow, u64::from(BPF_ANY)).is_err();
     if full {
         return NOBODY;
     }

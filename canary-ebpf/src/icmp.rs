@@ -181,7 +181,7 @@ fn quoted_v4(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
         return Err(Reason::NotTcpUdp);
     }
     let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
-    Ok((Ip::V4(ip), at + header_len, protocol))
+    Ok((Ip::told_v4(ip), at + header_len, protocol))
 }
 
 /// See [`quoted_v4`].
@@ -189,7 +189,7 @@ fn quoted_v4(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
 fn quoted_v6(packet: &Packet, at: usize) -> Result<(Ip, usize, u8), Reason> {
     let ip = v6_header(packet, at)?;
     let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
-    Ok((Ip::V6(ip), at + Ipv6Hdr::LEN, protocol))
+    Ok((Ip::told_v6(ip), at + Ipv6Hdr::LEN, protocol))
 }
 
 /// What changes add to a checksum (RFC 1624, eqn. 3), before it is folded.

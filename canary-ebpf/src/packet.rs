@@ -60,6 +60,18 @@ impl Packet {
 }
 
 impl<const N: usize> Header<N> {
+    /// # Safety
+    /// `start` must be that of a header of `N` bytes or more.
+    #[inline(always)]
+    pub const unsafe fn at(start: *mut u8) -> Self {
+        Self(start)
+    }
+
+    #[inline(always)]
+    pub const fn start(self) -> *mut u8 {
+        self.0
+    }
+
     /// The word at byte `AT`, as it stands in memory.
     #[inline(always)]
     pub fn get<T: Word, const AT: usize>(self) -> T {

@@ -12,6 +12,7 @@ use network_types::{
 };
 
 use crate::{
+    atomic,
     fragments::Identity,
     layout::Layout,
     packet::{Header, Packet},
@@ -33,6 +34,31 @@ pub enum Ip {
 }
 
 impl Ip {
+    /// An IPv4 header found by a [`Layout`]. The compiler would remember which
+    /// family it is by the layout's bit, on the stack, and Linux before 6.8 does
+    /// not know there what a branch on that bit said: to its verifier it could
+    /// be IPv6, and too short. The number made in each branch it knows.
+    #[inline(always)]
+    pub fn told_v4(ip: Header<{ Ipv4Hdr::LEN }>) -> Self {
+        Self::told(ip.start(), atomic::unknown(0))
+    }
+
+    /// See [`Ip::told_v4`].
+    #[inline(always)]
+    pub fn told_v6(ip: Header<{ Ipv6Hdr::LEN }>) -> Self {
+        Self::told(ip.start(), atomic::unknown(1))
+    }
+
+    #[inline(always)]
+    fn told(start: *mut u8, v6: usize) -> Self {
+        match v6 {
+            // SAFETY: of the callers' headers, which were that long.
+            0 => Self::V4(unsafe { Header::at(start) }),
+            // SAFETY: as above.
+            _ => Self::V6(unsafe { Header::at(start) }),
+        }
+    }
+
     /// An IPv4-mapped address is nobody's on the wire (RFC 4291, 2.5.5.2), and
     /// ours for IPv4: it must not pass for an IPv4 service's or backend's. To
     /// be looked at when all else is in order.
@@ -258,14 +284,11 @@ fn parse_v6(packet: &Packet, ethernet: Header<{ EthHdr::LEN }>) -> Result<Parsed
 #[inline(always)]
 pub fn ip_at(packet: &Packet, layout: Layout) -> Result<(Header<{ EthHdr::LEN }>, Ip), Reason> {
     let ethernet = packet.header::<{ EthHdr::LEN }>(0).ok_or(Reason::Truncated)?;
-    if !layout.is_v6() {
-        return match packet.header(layout.ip()) {
-            Some(ip) => Ok((ethernet, Ip::V4(ip))),
-            None => Err(Reason::Truncated),
-        };
-    }
-    let ip = Ip::V6(packet.header(layout.ip()).ok_or(Reason::Truncated)?);
-    Ok((ethernet, ip))
+    let ip = match layout.is_v6() {
+        false => packet.header(layout.ip()).map(Ip::told_v4),
+        true => packet.header(layout.ip()).map(Ip::told_v6),
+    };
+    Ok((ethernet, ip.ok_or(Reason::Truncated)?))
 }
 
 /// As [`parse_at`], and of a first fragment which packet's.
