@@ -4,6 +4,7 @@
 pub mod bed;
 pub mod bench;
 pub mod demo;
+pub mod fire;
 pub mod frame;
 pub mod fuzz;
 pub mod lab;

@@ -26,7 +26,7 @@ const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
 const ONCE: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
 
 /// Moves the calling thread to a host.
-fn enter(lab: &Lab, host: &str) -> Result<()> {
+pub(crate) fn enter(lab: &Lab, host: &str) -> Result<()> {
     let namespace = File::open(format!("/run/netns/{}", lab.namespace(host)))?;
     // SAFETY: changes this thread's namespace only.
     let failed = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0;
@@ -89,7 +89,7 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A socket with the next port that is free.
-fn bound(v4: bool) -> std::io::Result<tokio::net::TcpSocket> {
+pub(crate) fn bound(v4: bool) -> std::io::Result<tokio::net::TcpSocket> {
     loop {
         let any: std::net::IpAddr =
             if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

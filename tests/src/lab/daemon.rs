@@ -122,6 +122,18 @@ impl Daemon {
         self.process = None;
     }
 
+    /// As a service manager stops it: it says goodbye.
+    ///
+    /// # Errors
+    /// Where it does not run, or does not end.
+    pub fn stop(&mut self) -> Result<()> {
+        let pid = self.pid()?.cast_signed();
+        // SAFETY: a signal to a child of ours.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let mut process = self.process.take().context("the daemon does not run")?;
+        wait_for("the daemon to end", Duration::from_secs(10), || !process.is_running())
+    }
+
     /// Its process number.
     ///
     /// # Errors

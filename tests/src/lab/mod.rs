@@ -27,6 +27,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
+pub(crate) use clients::{bound, enter};
 pub use daemon::{Daemon, config};
 pub use delay::DelayLine;
 pub use far::FAR;

@@ -1,0 +1,16 @@
+//! Under fire, the short versions; `cargo xtask fire` runs the long ones.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use anyhow::Result;
+use canary_tests::fire::{self, Plan, Row};
+
+fn all_fine(rows: &[Row]) -> Result<()> {
+    eprint!("{}", fire::markdown(rows));
+    rows.iter().try_for_each(Row::check)
+}
+
+#[test]
+fn connections_live_through_what_is_done_to_the_daemon() {
+    let body = || all_fine(&fire::restarts(&Plan::SHORT)?);
+    body().unwrap();
+}
