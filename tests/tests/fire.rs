@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use anyhow::Result;
-use canary_tests::fire::{self, Plan, Row};
+use canary_tests::fire::{self, FloodPlan, Plan, Row};
 
 fn all_fine(rows: &[Row]) -> Result<()> {
     eprint!("{}", fire::markdown(rows));
@@ -12,5 +12,11 @@ fn all_fine(rows: &[Row]) -> Result<()> {
 #[test]
 fn connections_live_through_what_is_done_to_the_daemon() {
     let body = || all_fine(&fire::restarts(&Plan::SHORT)?);
+    body().unwrap();
+}
+
+#[test]
+fn no_pin_is_lost_to_a_flood() {
+    let body = || all_fine(&fire::floods(&FloodPlan::SHORT)?);
     body().unwrap();
 }

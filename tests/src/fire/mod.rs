@@ -3,11 +3,19 @@
 //! the table; `canary-fire` prints it, `tests/tests/fire.rs` runs the short
 //! versions.
 
+mod arrivals;
 mod crowd;
+mod flood;
+mod pins;
 mod programs;
 mod restarts;
 mod row;
+mod spray;
+mod wire;
 
+pub use arrivals::{Arrival, Arrivals, Summary};
 pub use crowd::{Crowd, CrowdReport};
+pub use flood::{Flood, FloodPlan, Flooded, floods};
+pub use pins::{Pins, Verified};
 pub use restarts::{Plan, restarts};
 pub use row::{Row, markdown};
