@@ -48,6 +48,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Hold connections through kills, upgrades and floods, and print what
+    /// became of them; a quarter of an hour
+    Fire {
+        /// For the runs themselves, such as floods or --short
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check format and lints; warnings are errors
     Lint,
     /// Start a program as root (how `test` starts the tests)
@@ -76,7 +83,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::run_and_judge(),
         Task::Build { release } => build(release),
         Task::Test { filter } => tests::test(filter.as_deref()),
-        Task::Demo { arguments } => demo(&arguments),
+        Task::Demo { arguments } => become_tool("canary-demo", "the demo", &arguments),
+        Task::Fire { arguments } => become_tool("canary-fire", "the runs", &arguments),
         Task::Bench { arguments } => bench::bench(&arguments),
         Task::Lint => lint(),
         Task::AsRoot { program, arguments } => as_root(&program, &arguments),
@@ -93,15 +101,17 @@ fn build(release: bool) -> Result<()> {
     run(&mut build)
 }
 
-fn demo(arguments: &[OsString]) -> Result<()> {
+/// Builds a program of the tests' crate, and the daemon that it starts, and
+/// becomes it as root.
+fn become_tool(program: &str, what: &str, arguments: &[OsString]) -> Result<()> {
     setup::run()?;
-    setup::require_kernel("the demo")?;
+    setup::require_kernel(what)?;
     let packages = ["--package", "canary-tests", "--package", "canary-userspace"];
     run(cargo().args(["build", "--release"]).args(packages))?;
-    let demo = workspace().join("target/release/canary-demo");
-    let mut demo = privileged(demo, "the demo")?;
-    // In our place, so that Ctrl-C and the exit code are the demo's own.
-    Err(demo.args(arguments).exec()).context("starting the demo")
+    let path = workspace().join("target/release").join(program);
+    let mut tool = privileged(path, what)?;
+    // In our place, so that Ctrl-C and the exit code are its own.
+    Err(tool.args(arguments).exec()).with_context(|| format!("starting {program}"))
 }
 
 fn lint() -> Result<()> {
