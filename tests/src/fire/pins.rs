@@ -25,8 +25,9 @@ const ADDRESSES: u32 = 1 << 16;
 const FIRST_PORT: u16 = 1024;
 /// Connections under way at once: no queue on the way is that short.
 const BATCH: u32 = 128;
-/// A frame may be lost where a queue is full; then it is sent again.
-const TRIES: u32 = 6;
+/// A frame may be lost where a queue is full, or late where the machine has
+/// other work; then it is sent again, after ever longer waits.
+const TRIES: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(60);
 
 const SERVERS: [&str; 3] = ["s1", "s2", "c1"];
@@ -129,7 +130,7 @@ impl Pins {
     fn to_servers(&self, batch: &[u32], flags: u8) -> Result<BTreeMap<u32, usize>> {
         let template = &self.to_vip[usize::from(flags != SYN)];
         let mut heard = BTreeMap::new();
-        for _ in 0..TRIES {
+        for tried in 1..=TRIES {
             let missing = batch.iter().filter(|number| !heard.contains_key(*number));
             let frames: Vec<_> =
                 missing.map(|number| by_client(template, *number, flags)).collect();
@@ -138,7 +139,8 @@ impl Pins {
             }
             self.client.send(&frames)?;
             for (server, wire) in self.servers.iter().enumerate() {
-                wire.hear(if server == 0 { PATIENCE / 10 } else { Duration::ZERO }, |frame| {
+                let patience = if server == 0 { PATIENCE / 10 * tried } else { Duration::ZERO };
+                wire.hear(patience, |frame| {
                     let segment = Segment::read(frame).filter(|s| s.to.port() == PORT);
                     if let Some(number) = segment.and_then(|s| number_of(s.from)) {
                         heard.insert(number, server);
