@@ -2,7 +2,9 @@
 
 use core::{mem::offset_of, ptr::addr_of_mut};
 
-use canary_common::{Backend, BackendFlags, Cell, Histogram, Latencies, Reason, SharedCell, Told};
+use canary_common::{
+    Backend, BackendFlags, Cell, Histogram, Latencies, Reason, SharedCell, Told, told,
+};
 
 use crate::{
     atomic, guard,
@@ -17,14 +19,6 @@ pub fn cell(number: u16) -> Option<&'static mut Cell> {
     CELLS.get_ptr_mut(u32::from(number)).map(|cell| unsafe { &mut *cell })
 }
 
-/// Books a new connection.
-#[inline(always)]
-pub fn opened(number: u16) {
-    if let Some(cell) = cell(number) {
-        cell.connections += 1;
-    }
-}
-
 #[inline(always)]
 pub fn reason(reason: Reason) {
     if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
@@ -33,14 +27,25 @@ pub fn reason(reason: Reason) {
     }
 }
 
+/// What most packets tell that tell anything: booked without a call. Neither is
+/// a failure.
+const OFTEN: Told = Told::NEW_FLOW.and(told!(http_2xx));
+
 /// Books what a packet told of a flow of this backend's. Most tell nothing.
 #[inline(always)]
-pub fn book(backend: &Backend, cell: u16, told: Told) {
+pub fn book(backend: &Backend, number: u16, told: Told) {
+    if told.has(OFTEN)
+        && let Some(cell) = cell(number)
+    {
+        cell.connections += u64::from(told.has(Told::NEW_FLOW));
+        cell.http_2xx += u64::from(told.has(told!(http_2xx)));
+    }
+    let told = told.without(OFTEN);
     if told.is_booked() {
         let canary = backend.flags & BackendFlags::CANARY != 0;
-        let guarded = canary && told.has(Told::FAILURES) && !backend.is_steered(cell);
+        let guarded = canary && told.has(Told::FAILURES) && !backend.is_steered(number);
         let guard = if guarded { u32::from(backend.service) } else { NO_GUARD };
-        canary_book(u32::from(cell), told.0, guard);
+        canary_book(u32::from(number), told.0, guard);
     }
 }
 

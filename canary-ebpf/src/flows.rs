@@ -229,7 +229,7 @@ fn insert_at(vacancy: Vacancy, new: &NewFlow, hash: Hashed, now: u32) -> u64 {
 /// Puts a new flow in place of the live record of the same key.
 #[inline(always)]
 fn replace(new: &NewFlow, hash: Hashed, now: u32) -> u64 {
-    // To Linux before 6.2 a map's key may not be what a global function's
+    // To Linux 6.1 a map's key may not be what a global function's
     // argument points to; and on the stack there is no room for it.
     let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
     // SAFETY: a live map value, this CPU's.

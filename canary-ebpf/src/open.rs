@@ -130,9 +130,8 @@ pub fn at_once(packet: &Packet, parsed: &Parsed, number: u16, ingress: u32) -> O
     if picked.guarded {
         guard::diverted(number);
     }
-    counters::opened(choice.cell);
     follow::tell(&key, choice.number, Told::NEW_FLOW);
-    towards_backend(parsed, choice.number, choice.backend, choice.cell, Told::NOTHING);
+    towards_backend(parsed, choice.number, choice.backend, choice.cell, Told::NEW_FLOW);
     Some(Verdict { action, reason: Reason::NewFlow })
 }
 

@@ -35,7 +35,7 @@ pub enum Ip {
 
 impl Ip {
     /// An IPv4 header found by a [`Layout`]. The compiler would remember which
-    /// family it is by the layout's bit, on the stack, and Linux before 6.8 does
+    /// family it is by the layout's bit, on the stack, and Linux 6.1 does
     /// not know there what a branch on that bit said: to its verifier it could
     /// be IPv6, and too short. The number made in each branch it knows.
     #[inline(always)]

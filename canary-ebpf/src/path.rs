@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_REDIRECT, XDP_TX};
 use canary_common::{
     Address, Backend, BackendFlags, DirectoryKey, EntryKind, FlowFlags, FlowKey, FlowState, Reason,
-    Service, ServiceFlags, Timeouts, Told, told,
+    Service, ServiceFlags, Timeouts, Told,
 };
 
 use crate::{
@@ -288,12 +288,8 @@ pub fn towards_client(
     if let Some(cell) = counters::cell(pin.cell) {
         cell.packets_out += 1;
         cell.bytes_out += parsed.ip_bytes();
-        // What most packets tell that tell anything: without a call.
-        if told.has(told!(http_2xx)) {
-            cell.http_2xx += 1;
-        }
     }
-    counters::book(backend, pin.cell, told.without(told!(http_2xx)));
+    counters::book(backend, pin.cell, told);
     follow::tell(key, pin.backend, told);
     let way =
         FragmentWay { service: key.service, backend: pin.backend, cell: pin.cell, to_client: 1 };

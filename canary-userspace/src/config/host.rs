@@ -34,12 +34,8 @@ const INTERFACES: &str = "/proc/thread-self/net/dev";
 
 /// Reads a file and checks everything, this host's interfaces included.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
-    let bytes =
-        fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    let listing = fs::read_to_string(INTERFACES).map_err(LoadError::Interfaces)?;
-    let path = path.to_string_lossy();
-    let text = text(bytes, &path)?;
-    Ok(parse_on_host(&text, &path, &interface_names(&listing))?)
+    let (text, present) = read(path)?;
+    Ok(parse_on_host(&text, &path.to_string_lossy(), &present)?)
 }
 
 /// [`load`] for a daemon that starts or reloads: interfaces may come later, as
@@ -49,22 +45,24 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn load_to_run(path: &Path) -> Result<Config, LoadError> {
+    let (text, present) = read(path)?;
+    let path = path.to_string_lossy();
+    if let Ok(config) = super::parse(&text, &path)
+        && (config.interfaces.iter().any(|name| present.contains(name))
+            || config.bpffs.join("SETTINGS").exists())
+    {
+        return Ok(config);
+    }
+    // With the mistakes of both kinds.
+    Ok(parse_on_host(&text, &path, &present)?)
+}
+
+/// A file's text, and this host's interfaces.
+fn read(path: &Path) -> Result<(String, Vec<String>), LoadError> {
     let bytes =
         fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let listing = fs::read_to_string(INTERFACES).map_err(LoadError::Interfaces)?;
-    let present = interface_names(&listing);
-    let shown = path.to_string_lossy();
-    let parsed = text(bytes, &shown).and_then(|text| super::parse(&text, &shown));
-    match parsed {
-        Ok(config)
-            if config.interfaces.iter().any(|name| present.contains(name))
-                || config.bpffs.join("SETTINGS").exists() =>
-        {
-            Ok(config)
-        }
-        // With the mistakes of both kinds.
-        _ => load(path),
-    }
+    Ok((text(bytes, &path.to_string_lossy())?, interface_names(&listing)))
 }
 
 /// TOML is UTF-8; the first byte that is not is a mistake with a place.

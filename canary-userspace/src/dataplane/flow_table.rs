@@ -210,21 +210,17 @@ impl FlowTable {
         }
     }
 
-    /// Who stands in the overflow map; `None` where the kernel refuses.
-    pub(super) fn overflow_keys(&self) -> Option<Vec<FlowKey>> {
-        let overflow = self.lock();
-        let records = batch::values::<FlowKey, Flow>(overflow.map().fd().as_fd()).ok()?;
-        Some(records.iter().map(|flow| flow.key).collect())
-    }
-
     /// None where the kernel refuses: they are few, and come up at the next look.
     fn overflow_records(&self) -> Vec<Flow> {
+        self.read_overflow().unwrap_or_default()
+    }
+
+    /// What is in the overflow map; `None`, and a warning, where the kernel
+    /// refuses.
+    pub(super) fn read_overflow(&self) -> Option<Vec<Flow>> {
         let overflow = self.lock();
         let records = batch::values::<FlowKey, Flow>(overflow.map().fd().as_fd());
-        records.unwrap_or_else(|error| {
-            tracing::warn!("reading the overflow map: {error}");
-            Vec::new()
-        })
+        records.inspect_err(|error| tracing::warn!("reading the overflow map: {error}")).ok()
     }
 
     pub(super) fn drop_overflow(&self, over: impl Fn(&Flow) -> bool, mut each: impl FnMut(&Flow)) {

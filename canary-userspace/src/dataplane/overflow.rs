@@ -34,17 +34,17 @@ pub(super) fn renew(
     for number in 0..OverflowMarks::WORDS {
         word(number).store(0, SeqCst);
     }
-    let Some(keys_there) = table.overflow_keys() else {
+    let Some(flows) = table.read_overflow() else {
         // The marks in force stay in force.
         used.store(1, SeqCst);
         return;
     };
-    for key in &keys_there {
-        let hash = key.hash(keys);
+    for flow in &flows {
+        let hash = flow.key.hash(keys);
         word(OverflowMarks::word(hash)).fetch_or(OverflowMarks::bit(hash), SeqCst);
     }
     half.store(idle, SeqCst);
-    if !keys_there.is_empty() {
+    if !flows.is_empty() {
         used.store(1, SeqCst);
     }
 }
