@@ -16,7 +16,10 @@ use canary_common::{
 
 use crate::{
     atomic, counters,
-    maps::{FLOWS, OVERFLOW, OVERFLOWED, SCRATCH, SETTINGS, flow_bucket_mask, jiffies_per_second},
+    maps::{
+        FLOWS, OVERFLOW, OVERFLOWED, SCRATCH, SETTINGS, YOUNG, flow_bucket_mask,
+        jiffies_per_second, young_mask,
+    },
     tcp::Tracked,
 };
 
@@ -455,17 +458,38 @@ fn candidate(bucket: *mut Bucket, first: usize, now: u32) -> (usize, Ctl) {
 /// Books what the way's former flow came to. The way is claimed.
 #[inline(always)]
 fn book_previous(flow: *const Flow, old: Ctl, now: u32) {
-    // SAFETY: a live map value, ours by the claim.
-    let (cell, since) = unsafe {
-        (atomic::load(&raw const (*flow).cell), atomic::load(&raw const (*flow).waiting_since))
-    };
-    if Flow::was_cut(old, since) {
+    book_end(&Ended::of(flow), old, now);
+}
+
+/// What is booked of a flow that ends.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    cell: u16,
+    waiting_since: u32,
+    deadline: u32,
+}
+
+impl Ended {
+    #[inline(always)]
+    fn of(flow: *const Flow) -> Self {
+        // SAFETY: a live map value.
+        let (cell, waiting_since) = unsafe {
+            (atomic::load(&raw const (*flow).cell), atomic::load(&raw const (*flow).waiting_since))
+        };
+        Self { cell, waiting_since, deadline: deadline_of(flow) }
+    }
+}
+
+#[inline(always)]
+fn book_end(ended: &Ended, old: Ctl, now: u32) {
+    let cell = ended.cell;
+    if Flow::was_cut(old, ended.waiting_since) {
         counters::idle_cut(cell);
     }
     if !old.state().is_evictable() {
         return;
     }
-    if !deadline_passed(deadline_of(flow), now) {
+    if !deadline_passed(ended.deadline, now) {
         counters::evicted(cell);
     } else if Flow::was_unanswered(old) {
         counters::handshake_timeout(cell);
@@ -548,6 +572,7 @@ fn copy_words<const N: usize>(to: *mut impl Copy, from: *const impl Copy) {
 fn overflow(hash: Hashed, new: &NewFlow) -> u64 {
     let Some(record) = SCRATCH.get_ptr_mut(0) else { return NOBODY };
     fill(record, new);
+    make_room(hash, new);
     // SAFETY: a live map value, this CPU's.
     let flow = unsafe { &mut *record };
     flow.ctl = Ctl::default().claimed(Ctl::tag_of(hash)).with_bits(new.state, new.flags).0;
@@ -573,6 +598,26 @@ fn overflow(hash: Hashed, new: &NewFlow) -> u64 {
         unsafe { atomic::store(&raw mut (*settings).overflowed, 1) };
     }
     OURS | pack(new.backend, new.cell)
+}
+
+/// Takes a new flow's place in [`YOUNG`]; the one before it there goes, where it
+/// is not established. The kernel's own order is no help: whatever a flood's
+/// packets were answered with makes its flows as recent as others'.
+#[inline(always)]
+fn make_room(hash: Hashed, new: &NewFlow) {
+    let Some(place) = YOUNG.get_ptr_mut(Ctl::tag_of(hash) & young_mask()) else { return };
+    // SAFETY: a live map value. Another CPU may be writing it: then it is the
+    // key of no flow, or of one that is looked at below like any other.
+    let former = unsafe { &*place };
+    if let Some(flow) = OVERFLOW.get_ptr_mut(former) {
+        let (old, ended) = (ctl_of(flow), Ended::of(flow));
+        let young = old.state() == FlowState::Closing || old.state().is_evictable();
+        // Whoever removes it books it.
+        if young && OVERFLOW.remove(former).is_ok() {
+            book_end(&ended, old, now());
+        }
+    }
+    copy_words::<{ size_of::<FlowKey>() / 4 }>(place, &raw const new.key);
 }
 
 /// Whether the flow may stand in the overflow map: most do not, and need no

@@ -67,6 +67,13 @@ pub static OVERFLOW: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(10
 #[map]
 pub static OVERFLOWED: Array<OverflowMarks> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// Of flows that went to the overflow map one for each place, by a part of
+/// their hash: the last. Who comes to the same place ends the one before, where
+/// that is not established. So those can never be more than half of the map,
+/// and never push an established flow out of it. Size set at load.
+#[map]
+pub static YOUNG: Array<FlowKey> = Array::with_max_entries(512, 0);
+
 /// Where an overflow record is put together: it is too large for the stack.
 #[map]
 pub static SCRATCH: PerCpuArray<Flow> = PerCpuArray::with_max_entries(1, 0);
@@ -140,6 +147,7 @@ macro_rules! constant {
 }
 
 constant!(flow_bucket_mask, FLOW_BUCKET_MASK, u32, "Buckets of the flow table, less one.");
+constant!(young_mask, YOUNG_MASK, u32, "Places of [`YOUNG`], less one.");
 constant!(jiffies_per_second, JIFFIES_PER_SECOND, u32, "The kernel's HZ.");
 constant!(signals, SIGNALS, u32, "The kinds of [`canary_common::Signals`] that are read at all.");
 constant!(log_enabled, LOG, u32, "Whether rare events are logged.");

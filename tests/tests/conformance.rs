@@ -399,6 +399,14 @@ fn a_full_bucket() {
             bed.client.set_port(port);
             bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
         }
+        // Nor do far more flows than the overflow map has room for, whose
+        // packets are answered.
+        for port in 51_000..56_000 {
+            bed.client.set_port(port);
+            bed.plane.run(&bed.client_says(ACK).bytes())?;
+            bed.plane.run(&bed.backend_says(RST).bytes())?;
+        }
+        ensure!(bed.plane.get().overflow_len() <= 56 + 512, "{}", bed.plane.get().overflow_len());
         for port in established {
             bed.client.set_port(port);
             bed.forwarded(&bed.client_says(ACK), Reason::Pinned, |_| ())?;

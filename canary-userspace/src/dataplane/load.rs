@@ -24,7 +24,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 16] = [
     "SETTINGS",
     "REGISTER",
     "TABLES",
@@ -35,6 +35,7 @@ const PINNED: [&str; 15] = [
     "FLOWS",
     "OVERFLOW",
     "OVERFLOWED",
+    "YOUNG",
     "CELLS",
     "SHARED_CELLS",
     "LATENCIES",
@@ -50,6 +51,8 @@ const TOOLS: [&str; 2] = ["canary_where", "canary_clock"];
 const WAYS_PER_FLOW: u32 = 2;
 /// The overflow map's share of the configured room.
 const OVERFLOW_SHARE: u32 = 8;
+/// What of it flows may have that are not established.
+const YOUNG_SHARE: u32 = 2;
 
 pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     bpffs::prepare(&options.bpffs)?;
@@ -156,17 +159,21 @@ fn load_object(
     buckets: u32,
 ) -> Result<Ebpf, DataplaneError> {
     let mask = buckets - 1;
+    let young = overflow_for(buckets) / YOUNG_SHARE;
+    let young_mask = young - 1;
     let log = u32::from(options.log);
     let signals = u32::from(options.signals);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("FLOW_BUCKET_MASK", &mask, true)
+        .override_global("YOUNG_MASK", &young_mask, true)
         .override_global("JIFFIES_PER_SECOND", &hz, true)
         .override_global("HASH_KEYS", keys, true)
         .override_global("LOG", &log, true)
         .override_global("SIGNALS", &signals, true)
         .map_max_entries("FLOWS", buckets)
-        .map_max_entries("OVERFLOW", overflow_for(buckets));
+        .map_max_entries("OVERFLOW", overflow_for(buckets))
+        .map_max_entries("YOUNG", young);
     for name in PINNED {
         loader.map_pin_path(name, bpffs::map_path(&options.bpffs, name));
     }
