@@ -31,6 +31,8 @@ use crate::{
 /// How long neighbours have to answer before the first packet may come.
 const FIRST_ANSWERS: Duration = Duration::from_millis(50);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+/// A disk that was full, or away, may be back.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// What was found of the way to a backend.
 type Found = (IpAddr, Result<Resolution, NetlinkError>);
@@ -125,6 +127,8 @@ pub(super) struct Daemon {
     last_save: Option<Saved>,
     /// Why the state on the disk is an old one.
     pub(super) unsaved: Option<String>,
+    /// When that was last tried.
+    tried_to_save: Instant,
 }
 
 impl Daemon {
@@ -182,6 +186,7 @@ impl Daemon {
             started: started.as_secs_f64(),
             last_save: None,
             unsaved: None,
+            tried_to_save: Instant::now(),
             config,
         };
         daemon.recall(&saved, damaged, &promoted);
@@ -537,16 +542,28 @@ impl Daemon {
             self.unsaved = None;
             return;
         }
+        self.tried_to_save = Instant::now();
         match self.store.save(&saved) {
             Ok(()) => {
                 self.last_save = Some(saved);
-                self.unsaved = None;
+                if self.unsaved.take().is_some() {
+                    tracing::info!("what must survive is written down again");
+                }
             }
             Err(error) => {
                 let unsaved = format!("{error}; a restart would not know of the last changes");
-                tracing::warn!("{unsaved}");
+                if self.unsaved.as_ref() != Some(&unsaved) {
+                    tracing::warn!("{unsaved}");
+                }
                 self.unsaved = Some(unsaved);
             }
+        }
+    }
+
+    /// Where it could not be written the last time, now and then.
+    pub(super) fn save_again(&mut self) {
+        if self.unsaved.is_some() && self.tried_to_save.elapsed() >= SAVE_AGAIN {
+            self.save();
         }
     }
 }

@@ -144,7 +144,7 @@ pub(super) enum StoreError {
     #[error("{what} {path}: {source}")]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error(
-        "another canary daemon (pid {holder}) works on {path}; stop it first, or give this one another `state_dir`"
+        "another canary daemon{holder} works on {path}; stop it first, or give this one another `state_dir`"
     )]
     Locked { path: PathBuf, holder: String },
 }
@@ -172,25 +172,36 @@ impl Store {
         let io = |what, path: &Path, source| StoreError::Io { what, path: path.to_owned(), source };
         fs::create_dir_all(directory).map_err(|e| io("making", directory, e))?;
         let path = directory.join("lock");
-        let mut lock = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| io("opening", &path, e))?;
+        let options = File::options().create(true).truncate(false).read(true).write(true).clone();
+        let (mut lock, writable) = match options.open(&path) {
+            Ok(lock) => (lock, true),
+            // One that cannot write anything down is better than none: it says
+            // so, and a lock takes no writing.
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                let lock = File::open(&path).or_else(|_| File::open(directory));
+                (lock.map_err(|_| io("opening", &path, error))?, false)
+            }
+            Err(error) => return Err(io("opening", &path, error)),
+        };
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
-                let holder = holder.trim().to_owned();
+                let holder = match holder.trim() {
+                    // The disk was full, or is read-only.
+                    "" => String::new(),
+                    pid => format!(" (pid {pid})"),
+                };
                 StoreError::Locked { path: directory.to_owned(), holder }
             }
             TryLockError::Error(error) => io("locking", &path, error),
         })?;
         let pid = std::process::id().to_string();
-        lock.set_len(0)
-            .and_then(|()| lock.write_all(pid.as_bytes()))
-            .map_err(|e| io("writing", &path, e))?;
+        // For people; on a full disk they do without.
+        if writable
+            && let Err(error) = lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes()))
+        {
+            tracing::warn!("{}", io("writing", &path, error));
+        }
         Ok(Self { directory: directory.to_owned(), _lock: lock })
     }
 
@@ -270,6 +281,27 @@ mod tests {
         store.save(&Saved::default())?;
         assert!(matches!(store.load(), Found::Saved(_)));
         assert_eq!(fs::read(directory.join("state.json.damaged"))?, b"{\"services\": {");
+        fs::remove_dir_all(&directory)?;
+        Ok(())
+    }
+
+    /// Whatever the wall clock has done meanwhile.
+    #[test]
+    fn time_away_is_never_negative() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = std::env::temp_dir().join(format!("canary-away-{}", std::process::id()));
+        let store = Store::open(&directory)?;
+        assert_eq!(store.away(), Duration::MAX);
+        store.breathe();
+        assert!(store.away() < Duration::from_secs(60));
+        let hour = Duration::from_secs(3600);
+        let alive = || File::options().write(true).open(store.alive());
+        // The clock went back an hour: who was away cannot be told, and holds
+        // nothing up.
+        alive()?.set_modified(SystemTime::now() + hour)?;
+        assert_eq!(store.away(), Duration::ZERO);
+        // It went on by an hour: as if nobody had been here, which is safe.
+        alive()?.set_modified(SystemTime::now() - hour)?;
+        assert!(store.away() >= hour);
         fs::remove_dir_all(&directory)?;
         Ok(())
     }

@@ -24,6 +24,7 @@ impl Daemon {
         }
         self.tell_who_follows();
         self.store.breathe();
+        self.save_again();
         if std::mem::take(&mut self.has_freed) {
             give_back_memory();
         }

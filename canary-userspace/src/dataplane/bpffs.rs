@@ -19,7 +19,12 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 pub(super) fn prepare(path: &Path) -> Result<(), DataplaneError> {
     let doing = || format!("making {}", path.display());
     if path.starts_with(USUAL_MOUNT) && !is_bpffs(Path::new(USUAL_MOUNT)) {
-        mount().context(|| format!("mounting a bpffs at {USUAL_MOUNT}"))?;
+        mount().context(|| {
+            format!(
+                "mounting a bpffs at {USUAL_MOUNT} (have it mounted before, with \
+                 `mount -t bpf bpf {USUAL_MOUNT}`)"
+            )
+        })?;
         tracing::info!("mounted a bpffs at {USUAL_MOUNT}");
     }
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
