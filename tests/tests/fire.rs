@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use anyhow::Result;
-use canary_tests::fire::{self, FloodPlan, Plan, Row};
+use canary_tests::fire::{self, FloodPlan, Plan, Row, SoakPlan};
 
 fn all_fine(rows: &[Row]) -> Result<()> {
     eprint!("{}", fire::markdown(rows));
@@ -18,5 +18,35 @@ fn connections_live_through_what_is_done_to_the_daemon() {
 #[test]
 fn no_pin_is_lost_to_a_flood() {
     let body = || all_fine(&fire::floods(&FloodPlan::SHORT)?);
+    body().unwrap();
+}
+
+#[test]
+fn what_is_full_cuts_nobody() {
+    let body = || all_fine(&fire::full()?);
+    body().unwrap();
+}
+
+#[test]
+fn a_disk_that_takes_nothing_stops_nothing() {
+    let body = || all_fine(&fire::disks()?);
+    body().unwrap();
+}
+
+#[test]
+fn what_is_missing_around_it_stops_nothing() {
+    let body = || all_fine(&fire::surroundings()?);
+    body().unwrap();
+}
+
+#[test]
+fn a_daemon_that_stands_gives_the_canary_no_more() {
+    let body = || all_fine(&fire::suspended()?);
+    body().unwrap();
+}
+
+#[test]
+fn half_a_minute_of_everything() {
+    let body = || all_fine(&fire::soak(&SoakPlan::short())?);
     body().unwrap();
 }

@@ -7,22 +7,32 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use canary_tests::fire::{self, FloodPlan, Plan, Row};
+use canary_tests::fire::{self, FloodPlan, Plan, Row, SoakPlan};
 use serde::Serialize;
 
 const USAGE: &str = "\
-usage: canary-fire [restarts|floods]... [--short] [--json FILE]
+usage: canary-fire [restarts|floods|faults|soak]... [--short] [--minutes N]
+                   [--seed N] [--json FILE]
 
 restarts: 2,000 keep-alive connections through whatever is done to the daemon.
 floods: 10 million SYNs, ACKs and datagrams of as many senders, against 100,000
-established connections. All of them by default; --short as CI does them. Prints
-Markdown, and writes the same to FILE. Exit code 1: a connection was cut or
-moved.";
+established connections. faults: tables, ring and disk full, state read-only, no
+bpffs, no BTF, little memory to lock, another clock, a daemon that stands. soak:
+N minutes (30 by default) of faults by chance; the seed names them. All of them
+by default; --short as CI does them. Prints Markdown, and writes the same to
+FILE. Exit code 1: a connection was cut or moved.";
 
 struct Arguments {
     parts: Vec<Part>,
-    short: bool,
+    how: How,
     json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct How {
+    short: bool,
+    minutes: u64,
+    seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,17 +40,26 @@ struct Arguments {
 enum Part {
     Restarts,
     Floods,
+    Faults,
+    Soak,
 }
 
 impl Part {
-    const ALL: [Self; 2] = [Self::Restarts, Self::Floods];
+    const ALL: [Self; 4] = [Self::Restarts, Self::Floods, Self::Faults, Self::Soak];
 
-    fn rows(self, short: bool) -> Result<Vec<Row>> {
-        match (self, short) {
+    fn rows(self, how: How) -> Result<Vec<Row>> {
+        match (self, how.short) {
             (Self::Restarts, false) => fire::restarts(&Plan::LONG),
             (Self::Restarts, true) => fire::restarts(&Plan::SHORT),
             (Self::Floods, false) => fire::floods(&FloodPlan::LONG),
             (Self::Floods, true) => fire::floods(&FloodPlan::SHORT),
+            (Self::Faults, _) => {
+                let all = [fire::full, fire::disks, fire::surroundings, fire::suspended];
+                let rows = all.into_iter().map(|fault| fault()).collect::<Result<Vec<_>>>()?;
+                Ok(rows.concat())
+            }
+            (Self::Soak, false) => fire::soak(&SoakPlan::of_minutes(how.minutes, how.seed)),
+            (Self::Soak, true) => fire::soak(&SoakPlan::short()),
         }
     }
 }
@@ -52,17 +71,20 @@ struct Table {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut read = Arguments { parts: Vec::new(), short: false, json: None };
+    let how = How { short: false, minutes: 30, seed: 1 };
+    let mut read = Arguments { parts: Vec::new(), how, json: None };
     let mut rest = std::env::args().skip(1);
     while let Some(argument) = rest.next() {
+        let mut value = || rest.next().with_context(|| format!("{argument} what?\n{USAGE}"));
         match argument.as_str() {
             "restarts" => read.parts.push(Part::Restarts),
             "floods" => read.parts.push(Part::Floods),
-            "--short" => read.short = true,
-            "--json" => {
-                let file = rest.next().with_context(|| format!("--json what?\n{USAGE}"))?;
-                read.json = Some(file.into());
-            }
+            "faults" => read.parts.push(Part::Faults),
+            "soak" => read.parts.push(Part::Soak),
+            "--short" => read.how.short = true,
+            "--minutes" => read.how.minutes = value()?.parse().context("--minutes")?,
+            "--seed" => read.how.seed = value()?.parse().context("--seed")?,
+            "--json" => read.json = Some(value()?.into()),
             _ => bail!("{USAGE}"),
         }
     }
@@ -73,10 +95,10 @@ fn arguments() -> Result<Arguments> {
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { parts, short, json } = arguments()?;
+    let Arguments { parts, how, json } = arguments()?;
     let mut tables = Vec::new();
     for part in parts {
-        let rows = part.rows(short)?;
+        let rows = part.rows(how)?;
         println!("{}", fire::markdown(&rows));
         tables.push(Table { part, rows });
     }

@@ -49,7 +49,7 @@ const NETWORK: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const ADDRESSES: u64 = 1 << 17;
 /// What UDP's flood is for; nobody listens there.
 const UDP: &str = "203.0.113.10:53";
-const DATAGRAMS: &str = "[service.dns]\nlisten = \"203.0.113.10:53\"\nprotocol = \"udp\"\n\
+pub(super) const DATAGRAMS: &str = "[service.dns]\nlisten = \"203.0.113.10:53\"\nprotocol = \"udp\"\n\
                          stable = [\"10.77.1.2:5353\", \"10.77.2.2:5353\"]\n";
 
 impl Flood {
@@ -87,26 +87,35 @@ impl Flood {
     /// # Errors
     /// Where most do not arrive.
     pub fn send(self, lab: &Lab, daemon: &Daemon, wanted: u64) -> Result<Flooded> {
-        let wire = Wire::open(lab, "client", false)?;
-        let template = self.template(&wire);
         let before = seen(daemon)?;
         let begun = Instant::now();
         let (mut number, mut sent, mut arrived) = (0, 0, 0);
         while arrived < wanted {
             // What else goes on is seen too; in the end more is sent than that.
             let round = (wanted - arrived).clamp(BATCH as u64, 1 << 18);
-            for _ in 0..round.div_ceil(BATCH as u64) {
-                let frames: [Vec<u8>; BATCH] = std::array::from_fn(|at| {
-                    let number = number + at as u64;
-                    template.frame(self.sender(number), number as u32, 1)
-                });
-                number += BATCH as u64;
-                sent += wire.send(&frames)? as u64;
-            }
+            sent += self.burst(lab, number, round)?;
+            number += round;
             arrived = seen(daemon)? - before;
             ensure!(number < 4 * wanted + (1 << 20), "of {sent} packets {arrived} arrived");
         }
         Ok(Flooded { sent, seconds: begun.elapsed().as_secs_f64() })
+    }
+
+    /// Sends packets of `count` senders, from that number on, whatever becomes
+    /// of them; how many the wire has taken.
+    ///
+    /// # Errors
+    /// Where there is no wire.
+    pub fn burst(self, lab: &Lab, first: u64, count: u64) -> Result<u64> {
+        let wire = Wire::open(lab, "client", false)?;
+        let template = self.template(&wire);
+        let mut sent = 0;
+        for batch in (first..first + count).step_by(BATCH) {
+            let numbers = batch..(first + count).min(batch + BATCH as u64);
+            let frame = |number| template.frame(self.sender(number), number as u32, 1);
+            sent += wire.send(&numbers.map(frame).collect::<Vec<_>>())? as u64;
+        }
+        Ok(sent)
     }
 
     fn sender(self, number: u64) -> SocketAddrV4 {
@@ -197,7 +206,7 @@ fn against(
 }
 
 /// Ten connections in a row that are made at once.
-fn quick(stage: &Stage, to: SocketAddr) -> bool {
+pub(super) fn quick(stage: &Stage, to: SocketAddr) -> bool {
     let begun = Instant::now();
     let all = crate::lab::at(&stage.lab, "client", || {
         (0..10).all(|_| matches!(crate::lab::fetch(to), crate::lab::Outcome::Answered(_)))
@@ -206,7 +215,10 @@ fn quick(stage: &Stage, to: SocketAddr) -> bool {
 }
 
 /// A counter over all backends.
-fn counted(stage: &Stage, counter: impl Fn(&canary::api::types::Counters) -> u64) -> Result<u64> {
+pub(super) fn counted(
+    stage: &Stage,
+    counter: impl Fn(&canary::api::types::Counters) -> u64,
+) -> Result<u64> {
     let status = stage.daemon.status()?;
     let tracks = status.services.iter().flat_map(|service| &service.tracks);
     Ok(tracks.flat_map(|track| &track.backends).map(|backend| counter(&backend.counters)).sum())

@@ -3,19 +3,30 @@
 //! the table; `canary-fire` prints it, `tests/tests/fire.rs` runs the short
 //! versions.
 
+mod around;
 mod arrivals;
 mod crowd;
+mod disk;
 mod flood;
+mod full;
+mod life;
 mod pins;
 mod programs;
 mod restarts;
 mod row;
+mod soak;
 mod spray;
+mod suspended;
 mod wire;
 
+pub use around::surroundings;
 pub use arrivals::{Arrival, Arrivals, Summary};
 pub use crowd::{Crowd, CrowdReport};
+pub use disk::disks;
 pub use flood::{Flood, FloodPlan, Flooded, floods};
+pub use full::full;
 pub use pins::{Pins, Verified};
 pub use restarts::{Plan, restarts};
 pub use row::{Row, markdown};
+pub use soak::{SoakPlan, soak};
+pub use suspended::suspended;

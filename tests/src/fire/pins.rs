@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     spray::{Segment, Template},
@@ -28,6 +28,8 @@ const BATCH: u32 = 128;
 /// A frame may be lost where a queue is full, or late where the machine has
 /// other work; then it is sent again, after ever longer waits.
 const TRIES: u32 = 30;
+/// Of who may not be there any more.
+const QUESTIONS: u32 = 6;
 const PATIENCE: Duration = Duration::from_millis(60);
 
 const SERVERS: [&str; 3] = ["s1", "s2", "c1"];
@@ -98,13 +100,23 @@ impl Pins {
         on
     }
 
+    /// Who is not answered begins anew, as a client does: where the flow table
+    /// is full a new flow may have to make room for a newer one.
     fn shake_hands(&mut self, batch: &[u32]) -> Result<()> {
-        for (number, server) in self.to_servers(batch, SYN)? {
-            self.owners[number as usize] = Some(server);
+        let mut left = batch.to_vec();
+        for _ in 0..TRIES {
+            for (number, server) in self.to_servers(&left, SYN, TRIES)? {
+                self.owners[number as usize] = Some(server);
+            }
+            let answered = self.to_clients(&left, SYN | ACK, QUESTIONS)?;
+            let answered: Vec<u32> = answered.into_keys().collect();
+            self.to_servers(&answered, ACK, TRIES)?;
+            left.retain(|number| !answered.contains(number));
+            if left.is_empty() {
+                return Ok(());
+            }
         }
-        let answered = self.to_clients(batch, SYN | ACK)?;
-        ensure!(answered.len() == batch.len(), "SYN-ACKs were lost");
-        self.to_servers(batch, ACK).map(drop)
+        bail!("{} of {} connections were not answered", left.len(), batch.len())
     }
 
     /// Asks each: its server sends it a packet, and it sends one to its server.
@@ -117,9 +129,9 @@ impl Pins {
         let mut verified = Verified::default();
         let all: Vec<u32> = (0..self.owners.len() as u32).collect();
         for batch in all.chunks(BATCH as usize) {
-            let reached = self.to_clients(batch, ACK)?;
+            let reached = self.to_clients(batch, ACK, QUESTIONS)?;
             verified.lost += (batch.len() - reached.len()) as u64;
-            let at = self.to_servers(batch, ACK)?;
+            let at = self.to_servers(batch, ACK, QUESTIONS)?;
             let is_home = |number: &u32| at.get(number) == self.owners[*number as usize].as_ref();
             verified.moved += batch.iter().filter(|number| !is_home(number)).count() as u64;
         }
@@ -127,10 +139,10 @@ impl Pins {
     }
 
     /// Each client of the batch sends this; at which server it was heard.
-    fn to_servers(&self, batch: &[u32], flags: u8) -> Result<BTreeMap<u32, usize>> {
+    fn to_servers(&self, batch: &[u32], flags: u8, tries: u32) -> Result<BTreeMap<u32, usize>> {
         let template = &self.to_vip[usize::from(flags != SYN)];
         let mut heard = BTreeMap::new();
-        for tried in 1..=TRIES {
+        for tried in 1..=tries {
             let missing = batch.iter().filter(|number| !heard.contains_key(*number));
             let frames: Vec<_> =
                 missing.map(|number| by_client(template, *number, flags)).collect();
@@ -154,10 +166,10 @@ impl Pins {
 
     /// The server of each client of the batch sends it this; who has got it
     /// from the VIP.
-    fn to_clients(&self, batch: &[u32], flags: u8) -> Result<BTreeMap<u32, ()>> {
+    fn to_clients(&self, batch: &[u32], flags: u8, tries: u32) -> Result<BTreeMap<u32, ()>> {
         let SocketAddr::V4(vip) = address(VIP_V4) else { return Ok(BTreeMap::new()) };
         let mut heard = BTreeMap::new();
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             for (server, wire) in self.servers.iter().enumerate() {
                 let missing = batch.iter().filter(|number| {
                     self.owners[**number as usize] == Some(server) && !heard.contains_key(*number)

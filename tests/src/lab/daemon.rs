@@ -20,6 +20,8 @@ pub struct Daemon {
     pub config: PathBuf,
     pub socket: PathBuf,
     pub log: PathBuf,
+    /// What it is started by, and that one's arguments; nothing: by itself.
+    pub by: Vec<String>,
 }
 
 /// The `canary` binary beside the running test or demo.
@@ -93,6 +95,7 @@ impl Daemon {
             config: lab.directory.join("canary.toml"),
             socket: lab.directory.join("canary.sock"),
             log: lab.directory.join("canary.log"),
+            by: Vec::new(),
         };
         fs::write(&daemon.config, text)?;
         Ok(daemon)
@@ -104,11 +107,30 @@ impl Daemon {
     /// Where it cannot be started.
     pub fn launch(&mut self, lab: &Lab) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut command = lab.on("lb", &self.binary);
-        command.arg("run").arg("--config").arg(&self.config);
+        let binary = self.binary.display().to_string();
+        let mut words = self.by.iter().chain([&binary]);
+        let mut command = lab.on("lb", words.next().unwrap_or(&binary));
+        command.args(words).arg("run").arg("--config").arg(&self.config);
         command.stderr(log).stdout(Stdio::null());
         self.process = Some(Process::start(&mut command)?);
         Ok(())
+    }
+
+    /// Stops or continues it (`SIGSTOP`, `SIGCONT`).
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn signal(&self, signal: libc::c_int) -> Result<()> {
+        let pid = self.pid()?.cast_signed();
+        // SAFETY: a signal to a child of ours.
+        let failed = unsafe { libc::kill(pid, signal) } != 0;
+        ensure!(!failed, "signal {signal} to {pid}: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// Its log.
@@ -127,9 +149,7 @@ impl Daemon {
     /// # Errors
     /// Where it does not run, or does not end.
     pub fn stop(&mut self) -> Result<()> {
-        let pid = self.pid()?.cast_signed();
-        // SAFETY: a signal to a child of ours.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        self.signal(libc::SIGTERM)?;
         let mut process = self.process.take().context("the daemon does not run")?;
         wait_for("the daemon to end", Duration::from_secs(10), || !process.is_running())
     }

@@ -378,6 +378,8 @@ impl Site {
         for pins in [self.bpffs(), self.switch_bpffs()] {
             canary::dataplane::remove_pins(&pins).ok();
         }
+        // A test may have mounted a disk of its own there.
+        unmount(&self.directory.join("state"));
         fs::remove_dir_all(&self.directory).ok();
     }
 
@@ -390,6 +392,14 @@ impl Site {
         left.extend(paths.iter().filter(|p| p.exists()).map(|p| p.display().to_string()));
         left
     }
+}
+
+/// Nothing where nothing is mounted.
+pub(crate) fn unmount(path: &Path) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    // SAFETY: a terminated string.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
 }
 
 /// Whether a program is on the path.
