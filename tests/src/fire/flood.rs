@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     Arrivals, Crowd, Pins, Row, Summary,
+    life::frames_on,
     spray::Template,
     wire::{BATCH, Wire},
 };
@@ -82,20 +83,21 @@ impl Flood {
     }
 
     /// Sends packets of ever other senders from the client's wire until the
-    /// balancer has seen `wanted`.
+    /// program has seen `wanted`.
     ///
     /// # Errors
     /// Where most do not arrive.
-    pub fn send(self, lab: &Lab, daemon: &Daemon, wanted: u64) -> Result<Flooded> {
-        let before = seen(daemon)?;
+    pub fn send(self, lab: &Lab, wanted: u64) -> Result<Flooded> {
+        let came = || frames_on(lab, &Lab::interface("client"));
+        let before = came()?;
         let begun = Instant::now();
         let (mut number, mut sent, mut arrived) = (0, 0, 0);
-        while arrived < wanted {
-            // What else goes on is seen too; in the end more is sent than that.
-            let round = (wanted - arrived).clamp(BATCH as u64, 1 << 18);
+        // Others come by that wire too, so both must be so.
+        while arrived.min(sent) < wanted {
+            let round = (wanted - arrived.min(sent)).clamp(BATCH as u64, 1 << 18);
             sent += self.burst(lab, number, round)?;
             number += round;
-            arrived = seen(daemon)? - before;
+            arrived = came()? - before;
             ensure!(number < 4 * wanted + (1 << 20), "of {sent} packets {arrived} arrived");
         }
         Ok(Flooded { sent, seconds: begun.elapsed().as_secs_f64() })
@@ -174,7 +176,7 @@ fn against(
     let evicted = |stage: &Stage| counted(stage, |counters| counters.evicted);
     let before = evicted(stage)?;
     let arrivals = Arrivals::start(&stage.lab, to, plan.per_second);
-    let flooded = flood.send(&stage.lab, &stage.daemon, plan.packets)?;
+    let flooded = flood.send(&stage.lab, plan.packets)?;
     let arrivals = Summary::of(&arrivals.stop()?);
     let over = Instant::now();
     wait_for("connections as quick as before", Duration::from_secs(30), || quick(stage, to))?;

@@ -46,7 +46,7 @@ pub fn full() -> Result<Vec<Row>> {
 fn half_open(stage: &Stage, crowd: &mut Crowd) -> Result<Row> {
     let before = counted(stage, |counters| counters.evicted)?;
     let arrivals = Arrivals::start(&stage.lab, address(VIP_V4), PER_SECOND);
-    Flood::Syn.send(&stage.lab, &stage.daemon, FLOOD)?;
+    Flood::Syn.send(&stage.lab, FLOOD)?;
     let summary = Summary::of(&arrivals.stop()?);
     let evicted = counted(stage, |counters| counters.evicted)? - before;
     // The others pushed each other out of the overflow map, which counts none.

@@ -106,18 +106,21 @@ impl Need {
 /// # Errors
 /// Where one does not tell.
 pub(super) fn frames_in(lab: &Lab) -> Result<u64> {
-    let mut sum = 0;
-    for interface in &lab.interfaces {
-        let told = lab.command("lb", "ethtool", &["-S", interface])?;
-        let counts = told.lines().filter_map(|line| {
-            let (name, count) = line.trim().split_once(": ")?;
-            let ours = name.starts_with("rx_queue_") && name.ends_with("_xdp_packets");
-            ours.then(|| count.parse::<u64>())
-        });
-        for count in counts {
-            sum += count?;
-        }
-    }
-    ensure!(sum > 0, "the drivers have counted nothing");
-    Ok(sum)
+    lab.interfaces.iter().map(|interface| frames_on(lab, interface)).sum()
+}
+
+/// The same of one interface.
+///
+/// # Errors
+/// Where it does not tell.
+pub(super) fn frames_on(lab: &Lab, interface: &str) -> Result<u64> {
+    let told = lab.command("lb", "ethtool", &["-S", interface])?;
+    let counts = told.lines().filter_map(|line| {
+        let (name, count) = line.trim().split_once(": ")?;
+        let ours = name.starts_with("rx_queue_") && name.ends_with("_xdp_packets");
+        ours.then(|| count.parse::<u64>())
+    });
+    let counts = counts.collect::<Result<Vec<_>, _>>()?;
+    ensure!(!counts.is_empty(), "{interface} does not count");
+    Ok(counts.iter().sum())
 }

@@ -12,6 +12,8 @@ use crate::lab::{Lab, at};
 
 /// Frames in one system call. A veth's ring has 256 places.
 pub(super) const BATCH: usize = 64;
+/// A device that takes nothing for so long takes no more.
+const STUCK: Duration = Duration::from_secs(1);
 /// Longest frame that is heard whole.
 const HEARD: usize = 128;
 /// Bytes that may wait to be heard.
@@ -39,16 +41,24 @@ impl Wire {
         Ok(Self { socket, own_mac, balancer_mac })
     }
 
-    /// Sends them all; how many the device has taken.
+    /// Sends them all, as fast as the device takes them; how many it has taken.
     ///
     /// # Errors
     /// The kernel's.
     pub(super) fn send(&self, frames: &[impl AsRef<[u8]>]) -> io::Result<usize> {
-        let mut taken = 0;
-        for batch in frames.chunks(BATCH) {
-            taken += self.send_batch(batch)?;
+        let mut left = frames;
+        let mut progress = Instant::now();
+        while !left.is_empty() && progress.elapsed() < STUCK {
+            let taken = self.send_batch(&left[..left.len().min(BATCH)])?;
+            if taken == 0 {
+                // Whoever empties its ring may need this CPU.
+                std::thread::yield_now();
+            } else {
+                left = &left[taken..];
+                progress = Instant::now();
+            }
         }
-        Ok(taken)
+        Ok(frames.len() - left.len())
     }
 
     fn send_batch(&self, frames: &[impl AsRef<[u8]>]) -> io::Result<usize> {
