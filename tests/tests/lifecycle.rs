@@ -49,27 +49,6 @@ fn pull(lab: &Lab, host: &str) -> Result<String> {
     Ok(mac.context("no MAC")?.to_owned())
 }
 
-/// Plugs it in again, as the lab makes it.
-fn plug(lab: &Lab, host: &str, number: u32, mac: &str) -> Result<()> {
-    let (lb, there, device) = (lab.namespace("lb"), lab.namespace(host), Lab::interface(host));
-    ip(&[
-        "-n", &lb, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns", &there,
-    ])?;
-    ip(&["-n", &there, "link", "set", "eth0", "address", mac])?;
-    for (ns, dev, end) in [(&lb, device.as_str(), 1), (&there, "eth0", 2)] {
-        ip(&["-n", ns, "addr", "add", &format!("10.77.{number}.{end}/24"), "dev", dev])?;
-        let v6 = format!("fd77:{number}::{end}/64");
-        ip(&["-n", ns, "-6", "addr", "add", &v6, "dev", dev, "nodad"])?;
-        ip(&["-n", ns, "link", "set", dev, "up"])?;
-    }
-    ip(&["-n", &there, "route", "add", "default", "via", &format!("10.77.{number}.1")])?;
-    let v6 = format!("fd77:{number}::1");
-    ip(&["-n", &there, "-6", "route", "add", "default", "via", &v6])?;
-    lab.command(host, "ethtool", &["-K", "eth0", "tx", "off"])?;
-    lab.command(host, "ethtool", &["-K", "eth0", "gro", "on"])?;
-    Ok(())
-}
-
 #[test]
 fn interfaces_come_and_go() {
     let body = || {
@@ -84,13 +63,13 @@ fn interfaces_come_and_go() {
         becomes(&bed.daemon, &client, "gone")?;
         let warned = bed.daemon.status()?.warnings;
         ensure!(warned.iter().any(|w| w.contains(&client)), "{warned:?}");
-        plug(&bed.lab, "client", 0, &mac)?;
+        bed.lab.plug("client", 0, Some(&mac))?;
         becomes(&bed.daemon, &client, "native")?;
         answers(&bed)?;
         // A backend's side: its next hop is another.
         let mac = pull(&bed.lab, "s1")?;
         becomes(&bed.daemon, &s1, "gone")?;
-        plug(&bed.lab, "s1", 1, &mac)?;
+        bed.lab.plug("s1", 1, Some(&mac))?;
         becomes(&bed.daemon, &s1, "native")?;
         // Another name, MAC and MTU.
         for name in [&s1, &client] {

@@ -11,6 +11,7 @@ use super::{
     Arrivals, Crowd, Pins, Row, Summary,
     life::frames_on,
     spray::Template,
+    uplink,
     wire::{BATCH, Wire},
 };
 use crate::{
@@ -82,13 +83,14 @@ impl Flood {
         }
     }
 
-    /// Sends packets of ever other senders from the client's wire until the
+    /// Sends packets of ever other senders from the client's host until the
     /// program has seen `wanted`.
     ///
     /// # Errors
     /// Where most do not arrive.
     pub fn send(self, lab: &Lab, wanted: u64) -> Result<Flooded> {
-        let came = || frames_on(lab, &Lab::interface("client"));
+        let (_, end) = Wire::for_floods(lab)?;
+        let came = || frames_on(lab, &end);
         let before = came()?;
         let begun = Instant::now();
         let (mut number, mut sent, mut arrived) = (0, 0, 0);
@@ -109,7 +111,7 @@ impl Flood {
     /// # Errors
     /// Where there is no wire.
     pub fn burst(self, lab: &Lab, first: u64, count: u64) -> Result<u64> {
-        let wire = Wire::open(lab, "client", false)?;
+        let (wire, _) = Wire::for_floods(lab)?;
         let template = self.template(&wire);
         let mut sent = 0;
         for batch in (first..first + count).step_by(BATCH) {
@@ -146,7 +148,9 @@ pub(super) fn seen(daemon: &Daemon) -> Result<u64> {
 /// # Errors
 /// Where something does not come up; what was cut or moved is in the rows.
 pub fn floods(plan: &FloodPlan) -> Result<Vec<Row>> {
-    let stage = Stage::in_lab(Lab::new("flood")?, "", "")?;
+    let mut lab = Lab::new("flood")?;
+    uplink::add(&mut lab)?;
+    let stage = Stage::in_lab(lab, "", "")?;
     let text = std::fs::read_to_string(&stage.daemon.config)?;
     std::fs::write(&stage.daemon.config, text + DATAGRAMS)?;
     stage.daemon.cli(&["reload"])?;

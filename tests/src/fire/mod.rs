@@ -17,6 +17,7 @@ mod row;
 mod soak;
 mod spray;
 mod suspended;
+mod uplink;
 mod wire;
 
 pub use around::surroundings;

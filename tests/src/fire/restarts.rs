@@ -8,7 +8,7 @@ use canary::api::{
     types::{Reloaded, SetWeight, Weight},
 };
 
-use super::{Crowd, Row, programs};
+use super::{Crowd, Row, programs, uplink};
 use crate::{
     lab::{Lab, Stage, VIP_V4, address},
     netns::ip,
@@ -30,8 +30,6 @@ impl Plan {
     pub const SHORT: Self = Self { kills: 3, weights: 1000, ..Self::LONG };
 }
 
-/// The client's second way to the balancer.
-const UPLINK: &str = "cnyclient2";
 const FIRST_UPLINK: &str = "cnyclient";
 /// Services beside the two of the lab: what a reload has to change.
 const SERVICES: u16 = 60;
@@ -63,7 +61,7 @@ struct Fire {
 impl Fire {
     fn new(plan: &Plan) -> Result<Self> {
         let mut lab = Lab::new("fire")?;
-        second_uplink(&mut lab)?;
+        uplink::add(&mut lab)?;
         let stage = Stage::in_lab(lab, "", "")?;
         let mut fire = {
             stage.daemon.cli(&["weight", "web", "30%"])?;
@@ -181,27 +179,6 @@ impl Fire {
         drop(crowd);
         stage.end()
     }
-}
-
-/// A second wire between the client and the balancer; all goes by the first.
-fn second_uplink(lab: &mut Lab) -> Result<()> {
-    let (lb, client) = (lab.namespace("lb"), lab.namespace("client"));
-    ip(&[
-        "-n", &lb, "link", "add", UPLINK, "type", "veth", "peer", "name", "eth1", "netns", &client,
-    ])?;
-    for (namespace, device, end) in [(&lb, UPLINK, 1), (&client, "eth1", 2)] {
-        ip(&["-n", namespace, "addr", "add", &format!("10.77.20.{end}/24"), "dev", device])?;
-        ip(&["-n", namespace, "link", "set", device, "up"])?;
-    }
-    for (feature, state) in [("tx", "off"), ("gro", "on")] {
-        lab.command("client", "ethtool", &["-K", "eth1", feature, state])?;
-    }
-    // Answers to the first wire's address come by the second.
-    for device in ["all", "eth0", "eth1"] {
-        lab.sysctl("client", &format!("net.ipv4.conf.{device}.rp_filter"), "0")?;
-    }
-    lab.interfaces.push(UPLINK.to_owned());
-    Ok(())
 }
 
 /// One that nobody uses; its backend is its own.

@@ -8,18 +8,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use super::uplink;
 use crate::lab::{Lab, at};
 
 /// Frames in one system call. A veth's ring has 256 places.
 pub(super) const BATCH: usize = 64;
 /// A device that takes nothing for so long takes no more.
 const STUCK: Duration = Duration::from_secs(1);
+const BREATH: Duration = Duration::from_micros(50);
 /// Longest frame that is heard whole.
 const HEARD: usize = 128;
 /// Bytes that may wait to be heard.
 const ROOM: libc::c_int = 64 << 20;
 
-/// A packet socket on a host's `eth0`.
+/// A packet socket on a host's end of a wire to the balancer.
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: OwnedFd,
@@ -29,19 +31,39 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// To send and, where it is said so, to hear IPv4 from the balancer.
+    /// To send and to hear IPv4 from the balancer.
     ///
     /// # Errors
     /// Without root.
-    pub(super) fn open(lab: &Lab, host: &str, hears: bool) -> Result<Self> {
-        let own_mac = mac(lab, host, "eth0")?;
-        let balancer_mac = mac(lab, "lb", &Lab::interface(host))?;
-        let socket =
-            at(lab, host, || socket(hears))?.with_context(|| format!("a wire of {host}"))?;
+    pub(super) fn open(lab: &Lab, host: &str) -> Result<Self> {
+        Self::between(lab, host, ("eth0", &Lab::interface(host)), true)
+    }
+
+    /// For floods: the client's second wire, where there is one. The ring of a
+    /// wire that is full loses everybody's frames. Also the balancer's end.
+    ///
+    /// # Errors
+    /// Without root.
+    pub(super) fn for_floods(lab: &Lab) -> Result<(Self, String)> {
+        let (client, balancer) = if uplink::is_there(lab) {
+            (uplink::AT_CLIENT, uplink::AT_BALANCER.to_owned())
+        } else {
+            ("eth0", Lab::interface("client"))
+        };
+        let wire = Self::between(lab, "client", (client, &balancer), false)?;
+        Ok((wire, balancer))
+    }
+
+    fn between(lab: &Lab, host: &str, ends: (&str, &str), hears: bool) -> Result<Self> {
+        let own_mac = mac(lab, host, ends.0)?;
+        let balancer_mac = mac(lab, "lb", ends.1)?;
+        let socket = at(lab, host, || socket(ends.0, hears))?;
+        let socket = socket.with_context(|| format!("a wire of {host}"))?;
         Ok(Self { socket, own_mac, balancer_mac })
     }
 
-    /// Sends them all, as fast as the device takes them; how many it has taken.
+    /// Sends them all, as fast as the device takes them but for a breath when its
+    /// ring is full, in which others find room; how many it has taken.
     ///
     /// # Errors
     /// The kernel's.
@@ -51,8 +73,7 @@ impl Wire {
         while !left.is_empty() && progress.elapsed() < STUCK {
             let taken = self.send_batch(&left[..left.len().min(BATCH)])?;
             if taken == 0 {
-                // Whoever empties its ring may need this CPU.
-                std::thread::yield_now();
+                std::thread::sleep(BREATH);
             } else {
                 left = &left[taken..];
                 progress = Instant::now();
@@ -137,7 +158,7 @@ fn mac(lab: &Lab, host: &str, interface: &str) -> Result<[u8; 6]> {
 }
 
 /// In this thread's namespace.
-fn socket(hears: bool) -> Result<OwnedFd> {
+fn socket(device: &str, hears: bool) -> Result<OwnedFd> {
     // A socket for no protocol hears nothing.
     let protocol = if hears { (libc::ETH_P_IP as u16).to_be() } else { 0 };
     // SAFETY: no pointers.
@@ -156,12 +177,12 @@ fn socket(hears: bool) -> Result<OwnedFd> {
     let mut place: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     place.sll_family = libc::AF_PACKET as u16;
     place.sll_protocol = protocol;
-    place.sll_ifindex = crate::netns::ifindex("eth0")?.cast_signed();
+    place.sll_ifindex = crate::netns::ifindex(device)?.cast_signed();
     let size = size_of::<libc::sockaddr_ll>() as u32;
     // SAFETY: an address of its own size.
     let failed = unsafe { libc::bind(socket.as_raw_fd(), (&raw const place).cast(), size) } != 0;
     if failed {
-        return Err(io::Error::last_os_error()).context("binding to eth0");
+        return Err(io::Error::last_os_error()).with_context(|| format!("binding to {device}"));
     }
     Ok(socket)
 }

@@ -203,32 +203,58 @@ impl Lab {
     }
 
     fn build(&self) -> Result<()> {
-        let lb = self.namespace("lb");
         for (number, host) in HOSTS.iter().enumerate() {
-            let namespace = self.namespace(host);
-            let device = Self::interface(host);
-            ip(&[
-                "-n", &lb, "link", "add", &device, "type", "veth", "peer", "name", "eth0", "netns",
-                &namespace,
-            ])?;
-            for (ns, dev, end) in [(&lb, device.as_str(), 1), (&namespace, "eth0", 2)] {
-                let v4 = format!("10.77.{number}.{end}/24");
-                let v6 = format!("fd77:{number}::{end}/64");
-                ip(&["-n", ns, "addr", "add", &v4, "dev", dev])?;
-                ip(&["-n", ns, "-6", "addr", "add", &v6, "dev", dev, "nodad"])?;
-                ip(&["-n", ns, "link", "set", dev, "up"])?;
-            }
-            let (v4, v6) = (format!("10.77.{number}.1"), format!("fd77:{number}::1"));
-            ip(&["-n", &namespace, "route", "add", "default", "via", &v4])?;
-            ip(&["-n", &namespace, "-6", "route", "add", "default", "via", &v6])?;
-            // Packets of local sockets have half a checksum, which native XDP
-            // does not carry on; and a redirect to a veth needs its peer's GRO.
-            self.command(host, "ethtool", &["-K", "eth0", "tx", "off"])?;
-            self.command(host, "ethtool", &["-K", "eth0", "gro", "on"])?;
+            self.plug(host, number, None)?;
         }
         for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             self.sysctl("lb", key, "1")?;
         }
+        Ok(())
+    }
+
+    /// The wire between the balancer and a host, by which the host has all else.
+    /// `mac`: the host's address on it, where that is not to be drawn.
+    ///
+    /// # Errors
+    /// Where something of it cannot be made.
+    pub fn plug(&self, host: &str, number: usize, mac: Option<&str>) -> Result<()> {
+        let there = self.namespace(host);
+        self.wire(host, (&Self::interface(host), "eth0"), number, mac)?;
+        let (v4, v6) = (format!("10.77.{number}.1"), format!("fd77:{number}::1"));
+        ip(&["-n", &there, "route", "add", "default", "via", &v4])?;
+        ip(&["-n", &there, "-6", "route", "add", "default", "via", &v6])?;
+        Ok(())
+    }
+
+    /// A pair of veths with a network of its own: the balancer's end and the
+    /// host's.
+    ///
+    /// # Errors
+    /// Where something of it cannot be made.
+    pub fn wire(
+        &self,
+        host: &str,
+        (here, there): (&str, &str),
+        number: usize,
+        mac: Option<&str>,
+    ) -> Result<()> {
+        let (lb, namespace) = (self.namespace("lb"), self.namespace(host));
+        let pair = ["type", "veth", "peer", "name", there, "netns", &namespace];
+        ip(&[["-n", &lb, "link", "add", here].as_slice(), &pair].concat())?;
+        if let Some(mac) = mac {
+            ip(&["-n", &namespace, "link", "set", there, "address", mac])?;
+        }
+        for (ns, dev, end) in [(&lb, here, 1), (&namespace, there, 2)] {
+            let v4 = format!("10.77.{number}.{end}/24");
+            let v6 = format!("fd77:{number}::{end}/64");
+            ip(&["-n", ns, "addr", "add", &v4, "dev", dev])?;
+            ip(&["-n", ns, "-6", "addr", "add", &v6, "dev", dev, "nodad"])?;
+            ip(&["-n", ns, "link", "set", dev, "up"])?;
+        }
+        // Packets of local sockets have half a checksum, which native XDP does
+        // not carry on; and a redirect to a veth needs its peer's GRO.
+        self.command(host, "ethtool", &["-K", there, "tx", "off"])?;
+        self.command(host, "ethtool", &["-K", there, "gro", "on"])?;
         Ok(())
     }
 
