@@ -8,11 +8,14 @@
 //! up; the lower waits until the higher has given up or published, and gives
 //! up in the second case.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_jiffies64};
 use canary_common::{
     Bucket, Ctl, Flow, FlowKey, FlowState, FrameAddresses, Hashed, OverflowMarks, WAYS,
     deadline_passed,
 };
+use network_types::eth::EthHdr;
 
 use crate::{
     atomic, counters,
@@ -20,6 +23,8 @@ use crate::{
         FLOWS, OVERFLOW, OVERFLOWED, SCRATCH, SETTINGS, YOUNG, flow_bucket_mask,
         jiffies_per_second, young_mask,
     },
+    packet::Header,
+    parse::Parsed,
     tcp::Tracked,
 };
 
@@ -332,6 +337,42 @@ impl Pin {
         if deadline.wrapping_sub(deadline_of(self.flow)).wrapping_add(1) > jiffies_per_second() {
             // SAFETY: a live map value.
             unsafe { atomic::store(&raw mut (*self.flow).deadline, deadline) };
+        }
+    }
+
+    /// Whether the client's packets still come from where replies go.
+    #[inline(always)]
+    pub fn comes_by(&self, frame: &Header<{ EthHdr::LEN }>, ingress: u32) -> bool {
+        const SOURCE: usize = offset_of!(EthHdr, src_addr);
+        // SAFETY: a live map value.
+        let (ifindex, words) = unsafe {
+            let words = &raw const (*self.flow).reply_frame.words;
+            let ends = [atomic::load(&raw const (*words)[0]), atomic::load(&raw const (*words)[1])];
+            (atomic::load(&raw const (*self.flow).client_ifindex), ends)
+        };
+        ifindex == ingress
+            && words[0] == frame.get::<u32, SOURCE>()
+            && words[1] as u16 == frame.get::<u16, { SOURCE + size_of::<u32>() }>()
+    }
+
+    /// Has replies go where this packet of the client's came from, should that
+    /// be another neighbour or interface than before: routers fail over. A
+    /// reply that is on its way meanwhile may meet half of it, and is sent
+    /// again; and should the record be another flow's by now, that flow's next
+    /// packet puts it right in the same way.
+    #[inline(always)]
+    pub fn follow_client(&self, parsed: &Parsed, ingress: u32) {
+        if self.comes_by(&parsed.ethernet, ingress) {
+            return;
+        }
+        let frame = parsed.reply_frame();
+        // SAFETY: a live map value.
+        unsafe {
+            atomic::store(&raw mut (*self.flow).client_ifindex, ingress);
+            let words = &raw mut (*self.flow).reply_frame.words;
+            for (i, word) in frame.words.into_iter().enumerate() {
+                atomic::store(words.cast::<u32>().add(i), word);
+            }
         }
     }
 

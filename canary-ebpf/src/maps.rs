@@ -126,6 +126,8 @@ pub static INTERFACES: DevMapHash = DevMapHash::with_max_entries(1024, 0);
 #[unsafe(no_mangle)]
 static FLOW_BUCKET_MASK: u32 = 0;
 #[unsafe(no_mangle)]
+static YOUNG_MASK: u32 = 0;
+#[unsafe(no_mangle)]
 static JIFFIES_PER_SECOND: u32 = 250;
 #[unsafe(no_mangle)]
 static HASH_KEYS: HashKeys = HashKeys { words: [0; 6], reserved: [0; 2] };

@@ -134,6 +134,7 @@ fn from_client(
         let action = way_to(backend, ingress);
         let told = take_along(&mut pin, &segment, service, action, now)?;
         if !told.has(Told::REOPENED) {
+            pin.follow_client(parsed, ingress);
             towards_backend(parsed, pin.backend, backend, pin.cell, told);
             follow::tell(&key, pin.backend, told);
             return Ok(Followed::Out(Verdict { action: action?, reason: Reason::Pinned }));

@@ -140,7 +140,10 @@ fn from_client(
     let now = flows::now();
     let mut pin = flows::established(&key, key.hash(hash_keys()), now)?;
     let backend = pick::backend(host, pin.backend, number)?;
-    if parsed.hop_limit() <= 1 || FlowFlags::is_marked(pin.flags(), service.generation) {
+    if parsed.hop_limit() <= 1
+        || FlowFlags::is_marked(pin.flags(), service.generation)
+        || !pin.comes_by(&parsed.ethernet, ingress)
+    {
         return None;
     }
     let action = way_to(backend, ingress).ok()?;

@@ -416,6 +416,36 @@ fn a_full_bucket() {
     });
 }
 
+/// A router fails over: the client's packets come from another neighbour.
+#[test]
+fn replies_follow_the_client() {
+    isolated(|| {
+        for (v6, udp) in [(false, false), (true, false), (false, true)] {
+            let mut bed = Bed::new(v6, udp)?;
+            let (question, answer) = match udp {
+                false => (bed.client_says(ACK), bed.backend_says(ACK)),
+                true => (bed.opening(), Frame::udp(bed.stable, bed.client)),
+            };
+            if udp {
+                bed.forwarded(&question, Reason::NewFlow, |c| c.connections += 1)?;
+                bed.replied(&answer, |c| c.established += 1)?;
+            } else {
+                bed.handshake()?;
+            }
+            let (own, first) = (question.to_mac, question.from_mac);
+            // Only its first byte is another, only its last one, as with VRRP.
+            for change in [[4, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 9], [0; 6]] {
+                let router = std::array::from_fn(|i| first[i] ^ change[i]);
+                let question = question.clone().macs(own, router);
+                bed.forwarded(&question, Reason::Pinned, |_| ())?;
+                let back = bed.back(&answer).macs(router, own);
+                bed.expect(&answer, Reason::Reply, &back, STABLE, |_| ())?;
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn half_open_makes_room_and_closed_before_it() {
     isolated(|| {

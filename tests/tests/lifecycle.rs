@@ -91,6 +91,10 @@ fn interfaces_come_and_go() {
         ip(&["-n", &lb, "link", "set", &s1, "up"])?;
         // Those went when it was down.
         ip(&["-n", &lb, "-6", "addr", "replace", "fd77:1::1/64", "dev", &s1, "nodad"])?;
+        // The clients' router fails over to one with another MAC.
+        let there = bed.lab.namespace("client");
+        ip(&["-n", &there, "link", "set", "eth0", "address", "02:00:00:00:77:02"])?;
+        answers(&bed)?;
         // The VIP moves in and away, as with VRRP.
         ip(&["-n", &lb, "addr", "add", "203.0.113.10/32", "dev", &client])?;
         answers(&bed)?;

@@ -411,6 +411,9 @@ impl Model {
         };
         let (action, expected) = self.forward(bytes, packet, key, (flow.backend, flow.cell))?;
         self.renew(&mut flow);
+        if flow.reply_macs[0] != mac(bytes, 6) {
+            flow.reply_macs = reply_macs(bytes);
+        }
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
         Ok((action, "pinned", expected))
@@ -472,7 +475,7 @@ impl Model {
         let born = if reason == "midstream" { "midstream" } else { "connections" };
         self.count(cell, &[born]);
         let deadline = self.now + i64::from(timeout(connection.state, &TIMEOUTS));
-        let reply_macs = [mac(bytes, 6), mac(bytes, 0)];
+        let reply_macs = reply_macs(bytes);
         let new = Flow { backend, cell, connection, deadline, reply_macs };
         self.ended += u64::from(self.flows.insert(*key, new).is_some());
         if fails_now && let Ordered::Done(outcome) = self.ordered(bytes, packet, key, new, true) {
@@ -641,6 +644,11 @@ fn service_at(at: SocketAddr, protocol: u8) -> Option<u16> {
 #[must_use]
 pub fn key(client: SocketAddr, service: u16) -> FlowKey {
     FlowKey { client: Address::from(client.ip()), client_port_be: client.port().to_be(), service }
+}
+
+/// Of what goes back where this came from: to, and from.
+fn reply_macs(bytes: &[u8]) -> [[u8; 6]; 2] {
+    [mac(bytes, 6), mac(bytes, 0)]
 }
 
 fn mac(bytes: &[u8], at: usize) -> [u8; 6] {
