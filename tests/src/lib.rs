@@ -12,6 +12,7 @@ pub mod model;
 pub mod netns;
 pub mod plane;
 pub mod random;
+pub mod register;
 pub mod rollouts;
 pub mod shrink;
 pub mod simulate;

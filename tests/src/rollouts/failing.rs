@@ -156,7 +156,7 @@ pub fn run(stage: &Stage, stop: bool) -> Result<Run> {
 fn try_run(stage: &Stage, stop: bool) -> Result<Option<Run>> {
     let kernel = Kernel::open(&stage.lab.bpffs(), address(VIP_V4))?;
     stage.daemon.cli(&["rollout", "start", "web"])?;
-    wait_for("the first step", PATIENCE, || kernel.split().is_ok_and(|split| split > 0.0))?;
+    wait_for("the first step", PATIENCE, || kernel.service.split() > 0.0)?;
     let load = Load::start(&stage.lab, address(VIP_V4), PER_SECOND, u64::MAX);
     let mut watch = Watch { stage, kernel: &kernel, load: &load, begun: None, run: Run::default() };
     let done = if stop { watch.kernel_alone()? } else { watch.both()? };
@@ -213,7 +213,7 @@ impl Watch<'_> {
 
     /// When the split is 0.
     fn out(&mut self) -> Result<Option<When>> {
-        if self.kernel.split()? > 0.0 {
+        if self.kernel.service.split() > 0.0 {
             return Ok(None);
         }
         self.first_failure();
@@ -279,7 +279,7 @@ impl Watch<'_> {
         wait_for("the daemon to stand", PATIENCE, || is_stopped(pid))?;
         let stood = self.kernel.guard()?;
         let budget = stood.limit.saturating_sub(stood.bad);
-        if self.kernel.split()? <= 0.0 {
+        if self.kernel.service.split() <= 0.0 {
             signal(pid, libc::SIGCONT)?;
             return Ok(false);
         }

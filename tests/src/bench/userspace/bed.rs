@@ -2,13 +2,15 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData};
+use anyhow::{Result, ensure};
 use canary::dataplane::{Dataplane, OpenOptions};
-use canary_common::{Address, Service, ServiceFlags, Signals};
+use canary_common::Signals;
 
 use super::table;
-use crate::lab::{Daemon, Lab};
+use crate::{
+    lab::{Daemon, Lab},
+    register::InForce,
+};
 
 /// Of labs here.
 const NAME: &str = "user";
@@ -122,20 +124,9 @@ impl Bed {
         table::fill(&plane, Self::listen(0), flows)
     }
 
-    /// The services as the program sees them, and the first one's number.
-    pub(super) fn services(&self) -> Result<(Array<MapData, Service>, u32)> {
-        let path = self.lab.bpffs().join("SERVICES");
-        let services: Array<_, Service> = Array::try_from(Map::Array(MapData::from_pin(path)?))?;
-        let (vip, port_be) = (Address::from(Self::listen(0).ip()), Self::listen(0).port().to_be());
-        for number in 0..services.len() {
-            let service = services.get(&number, 0)?;
-            if service.flags & ServiceFlags::PRESENT != 0
-                && (service.vip, service.port_be) == (vip, port_be)
-            {
-                return Ok((services, number));
-            }
-        }
-        None.context("the first service is not in the map")
+    /// The first service as the program sees it.
+    pub(super) fn in_force(&self) -> Result<InForce> {
+        InForce::open(&self.lab.bpffs(), Self::listen(0))
     }
 }
 

@@ -29,14 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Has `change` made and looks at the first service's weight word meanwhile:
 /// milliseconds until it is another.
 fn until_in_force(bed: &Bed, change: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let (services, number) = bed.services()?;
-    let word = || services.get(&number, 0).map(|service| service.weights);
-    let (before, failed) = (word()?, AtomicBool::new(false));
+    let service = bed.in_force()?;
+    let (before, failed) = (service.word(), AtomicBool::new(false));
     let begun = Instant::now();
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             while begun.elapsed() < PATIENCE && !failed.load(Ordering::Relaxed) {
-                if word()? != before {
+                if service.word() != before {
                     return Ok(since(begun));
                 }
                 std::thread::sleep(LOOK);
