@@ -10,7 +10,7 @@ use crate::{
     api::types,
     config::{self, Evidence},
     dataplane::{GuardOrder, GuardState},
-    judge::{self, Seen},
+    judge::Seen,
     rollout::{Stage, Why},
 };
 
@@ -46,8 +46,8 @@ impl Daemon {
 
     /// How many more failures the daemon would act at. Of a split that was set
     /// by hand it does not before there were enough connections.
-    fn budget(&self, service: &config::Service, seen: &Seen, rules: &Evidence) -> Option<u64> {
-        let budget = judge::budget(seen, rules)?;
+    fn budget(&mut self, service: &config::Service, seen: &Seen, rules: &Evidence) -> Option<u64> {
+        let budget = self.judged(service, seen, rules).budget?;
         if self.stage(&service.name) != Stage::Idle {
             return Some(budget);
         }
@@ -64,7 +64,8 @@ impl Daemon {
     ) -> Result<()> {
         let before = self.guard_state(service);
         self.note_diverted(service, &before);
-        let budget = self.budget(service, &self.seen(service)?, rules);
+        let seen = self.seen(service)?;
+        let budget = self.budget(service, &seen, rules);
         if let Some(number) = self.service_number(service) {
             let order = GuardOrder { budget, dead_man, counts: counted(rules) };
             self.plane()?.arm_guard(number, &order)?;

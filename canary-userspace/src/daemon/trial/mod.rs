@@ -5,6 +5,7 @@ mod act;
 mod answers;
 mod drill;
 mod guard;
+mod judged;
 mod looks;
 mod outside;
 mod seen;
@@ -36,6 +37,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Trial {
     pub(super) judgement: Option<Judgement>,
+    judged: Option<judged::Judged>,
     outside: outside::Asked,
     drill: Option<drill::Rehearsal>,
     last_tick: Option<Instant>,
@@ -117,7 +119,7 @@ impl Daemon {
         let seen = self.seen(service)?;
         self.slice(service, &seen);
         let rules = by_hand(service);
-        let judgement = judge::judge(&seen, &rules);
+        let judgement = self.judged(service, &seen, &rules).judgement.clone();
         let enough = connections(&seen) >= service.rollback.min_connections;
         let harm = matches!(judgement.verdict, judge::Verdict::Harm { .. }) && enough;
         let reason = judgement.reason();

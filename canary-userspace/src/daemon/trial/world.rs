@@ -56,7 +56,7 @@ impl Daemon {
                 return (Verdict::NotYet { reason: error.to_string() }, None);
             }
         };
-        let judgement = judge::judge(&seen, &service.evidence);
+        let judgement = self.judged(service, &seen, &service.evidence).judgement.clone();
         let reason = judgement.reason();
         let verdict = match judgement.verdict {
             judge::Verdict::Harm { .. } => Verdict::Harm { reason },
