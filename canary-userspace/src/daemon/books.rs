@@ -31,19 +31,59 @@ pub(super) struct Book {
     cells: BTreeSet<u16>,
 }
 
+/// By service and backend.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Books(BTreeMap<Key, Book>);
+pub(super) struct Books(BTreeMap<String, BTreeMap<SocketAddr, Book>>);
 
 impl Books {
     /// Enters the cells that the backends have now.
-    pub(super) fn enter(&mut self, key: &Key, cells: [u16; 3]) {
-        let book = self.0.entry(key.clone()).or_default();
+    pub(super) fn enter(&mut self, (service, backend): &Key, cells: [u16; 3]) {
+        let book = self.0.entry(service.clone()).or_default().entry(*backend).or_default();
         book.cells.extend(cells.into_iter().filter(|cell| *cell != 0));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Book> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+
+    fn get(&self, (service, backend): &Key) -> Option<&Book> {
+        self.0.get(service)?.get(backend)
     }
 
     /// All cells that are still read.
     pub(super) fn cells(&self) -> BTreeSet<u16> {
-        self.0.values().flat_map(|book| book.cells.iter().copied()).collect()
+        self.all().flat_map(|book| book.cells.iter().copied()).collect()
+    }
+
+    /// Those of some of a service's backends.
+    pub(super) fn cells_of(
+        &self,
+        service: &str,
+        backends: impl Iterator<Item = SocketAddr>,
+    ) -> impl Iterator<Item = u16> {
+        let books = self.0.get(service);
+        let books = backends.filter_map(move |backend| books?.get(&backend));
+        books.flat_map(|book| book.cells.iter().copied())
+    }
+
+    /// Some of a service's backends over all epochs. `living`: of cells that
+    /// counted anything.
+    pub(super) fn lived(
+        &self,
+        service: &str,
+        backends: impl Iterator<Item = SocketAddr>,
+        living: impl Fn(u16) -> Option<Lived>,
+    ) -> Lived {
+        let mut sum = Lived::default();
+        let books = self.0.get(service);
+        for book in backends.filter_map(|backend| books?.get(&backend)) {
+            add(&mut sum.counts, &book.base);
+            if let Some(times) = &book.base_times {
+                sum.times.add(times);
+            }
+            book.cells.iter().filter_map(|cell| living(*cell)).for_each(|lived| sum.add(&lived));
+        }
+        sum
     }
 
     /// A backend's counts over all epochs.
@@ -52,7 +92,7 @@ impl Books {
         key: &Key,
         read: impl Fn(u16) -> Result<Counts, E>,
     ) -> Result<Counts, E> {
-        let Some(book) = self.0.get(key) else { return Ok(Counts::default()) };
+        let Some(book) = self.get(key) else { return Ok(Counts::default()) };
         let mut sum = book.base;
         for &cell in &book.cells {
             add(&mut sum, &read(cell)?);
@@ -62,7 +102,7 @@ impl Books {
 
     /// A backend's times over all epochs.
     pub(super) fn times(&self, key: &Key, read: impl Fn(u16) -> Latencies) -> Latencies {
-        let Some(book) = self.0.get(key) else { return Latencies::default() };
+        let Some(book) = self.get(key) else { return Latencies::default() };
         let mut sum = book.base_times.as_deref().copied().unwrap_or_default();
         for &cell in &book.cells {
             sum.add(&read(cell));
@@ -87,7 +127,7 @@ impl Books {
     ) -> bool {
         let retired = self.retired(observed);
         let mut folded = false;
-        for book in self.0.values_mut() {
+        for book in self.0.values_mut().flat_map(BTreeMap::values_mut) {
             let is_over = |cell: &u16| over.contains(cell) && retired.contains(cell);
             let cells: Vec<u16> = book.cells.iter().copied().filter(is_over).collect();
             for cell in cells {
@@ -106,32 +146,39 @@ impl Books {
 
     /// Forgets backends that are not configured and have no cell left.
     pub(super) fn retain(&mut self, configured: &BTreeSet<Key>) {
-        self.0.retain(|key, book| !book.cells.is_empty() || configured.contains(key));
+        for (service, books) in &mut self.0 {
+            let is_configured = |backend| configured.contains(&(service.clone(), backend));
+            books.retain(|backend, book| !book.cells.is_empty() || is_configured(*backend));
+        }
+        self.0.retain(|_, books| !books.is_empty());
     }
 
     pub(super) fn save(&self) -> Vec<SavedBook> {
-        self.0
-            .iter()
-            .map(|((service, backend), book)| SavedBook {
+        let mut saved = Vec::new();
+        for (service, books) in &self.0 {
+            saved.extend(books.iter().map(|(backend, book)| SavedBook {
                 service: service.clone(),
                 backend: backend.to_string(),
                 cells: book.cells.clone(),
                 base: numbers(&book.base),
                 times: book.base_times.as_deref().map(SavedTimes::both).unwrap_or_default(),
-            })
-            .collect()
+            }));
+        }
+        saved
     }
 
     /// What was saved; entries that make no sense are left out.
     pub(super) fn restore(saved: &[SavedBook]) -> Self {
-        let book = |saved: &SavedBook| {
-            let key = (saved.service.clone(), saved.backend.parse().ok()?);
+        let mut books = Self::default();
+        for saved in saved {
+            let Ok(backend) = saved.backend.parse() else { continue };
             let base_times = SavedTimes::latencies(&saved.times);
             let base_times = (base_times != Latencies::default()).then(|| Box::new(base_times));
             let base = from_numbers(&saved.base);
-            Some((key, Book { base, base_times, cells: saved.cells.clone() }))
-        };
-        Self(saved.iter().filter_map(book).collect())
+            let book = Book { base, base_times, cells: saved.cells.clone() };
+            books.0.entry(saved.service.clone()).or_default().insert(backend, book);
+        }
+        books
     }
 }
 

@@ -93,22 +93,30 @@ impl Ledger {
         }
     }
 
-    /// Everything so far, by split: stable and canary.
-    pub(super) fn read<E>(
+    /// The cells that flows of the trial are booked in, in ascending order.
+    pub(super) fn cells(&self) -> impl Iterator<Item = u16> {
+        self.cells.keys().copied()
+    }
+
+    /// Everything so far, by split: stable and canary. `living`: of cells that
+    /// counted anything.
+    pub(super) fn read(
         &self,
-        living: impl Fn(u16) -> Result<Lived, E>,
-    ) -> Result<BTreeMap<Split, (Epoch, [Lived; 2])>, E> {
+        living: impl Fn(u16) -> Option<Lived>,
+    ) -> BTreeMap<Split, (Epoch, [Lived; 2])> {
         let mut all: BTreeMap<Split, (Epoch, [Lived; 2])> = self
             .epochs
             .iter()
             .map(|(split, epoch)| (*split, (epoch.clone(), epoch.closed)))
             .collect();
         for (cell, (split, track)) in &self.cells {
-            if let Some((_, lived)) = all.get_mut(split) {
-                lived[*track as usize].add(&living(*cell)?);
+            if let Some(counted) = living(*cell)
+                && let Some((_, lived)) = all.get_mut(split)
+            {
+                lived[*track as usize].add(&counted);
             }
         }
-        Ok(all)
+        all
     }
 
     pub(super) fn save(&self) -> SavedLedger {
@@ -200,7 +208,7 @@ mod tests {
     }
 
     fn connections(ledger: &Ledger, split: Split) -> [u64; 2] {
-        let all = ledger.read(|cell| Ok::<_, ()>(lived(u64::from(cell)))).unwrap_or_default();
+        let all = ledger.read(|cell| Some(lived(u64::from(cell))));
         all.get(&split).map_or([0; 2], |(_, lived)| lived.map(|l| l.counts.0.connections))
     }
 

@@ -319,9 +319,15 @@ impl Daemon {
     pub(super) fn apply_to(&mut self, name: &str) -> Result<()> {
         let hz = self.plane()?.hz();
         let desired = self.desired(Some(name), hz);
-        match plan::plan_some(&desired, &self.observed) {
+        let mut planned = plan::plan_some(&desired, &self.observed);
+        if matches!(&planned, Ok(Some(planned)) if planned.short_of_cells) {
+            // Flows of earlier epochs that have ended make room.
+            self.fold_now()?;
+            planned = plan::plan_some(&desired, &self.observed);
+        }
+        match planned {
             Ok(Some(planned)) if !planned.short_of_cells => self.carry(planned, Some(name)),
-            // It takes more than that, or room has to be made.
+            // It takes more than that.
             _ => self.apply(),
         }
     }

@@ -189,7 +189,7 @@ impl Daemon {
         let record = number.and_then(|number| self.observed.backends.get(&number));
         match record.map_or(0, |record| record.steered_cell) {
             0 => Ok(0),
-            cell => Ok(self.lived(cell)?.counts.0.connections),
+            cell => Ok(self.cell(cell)?.0.connections),
         }
     }
 

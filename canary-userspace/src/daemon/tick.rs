@@ -74,7 +74,7 @@ impl Daemon {
         let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
         let over = &over & &self.books.retired(&self.observed);
         let plane = self.plane.as_ref().context("detached")?;
-        let counts = plane.cells(&over)?;
+        let counts = plane.cells(over.iter().copied())?;
         let lived = |cell: u16| Lived {
             counts: counts.get(&cell).copied().unwrap_or_default(),
             times: plane.latencies(cell),

@@ -1,9 +1,6 @@
 //! Counters, by cell.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd as _,
-};
+use std::{collections::BTreeMap, os::fd::AsFd as _};
 
 use aya::maps::IterableMap as _;
 use canary_common::{Cell, Latencies, SharedCell};
@@ -29,31 +26,37 @@ impl Dataplane {
         Ok((sum(&per_cpu), self.shared_cells.read(u32::from(cell))))
     }
 
-    /// The same of many, with few calls.
+    /// The same of many, in ascending order, with few calls; of those that
+    /// counted anything.
     ///
     /// # Errors
     /// Where the kernel refuses the look-up.
     pub fn cells(
         &self,
-        cells: &BTreeSet<u16>,
+        cells: impl IntoIterator<Item = u16>,
     ) -> Result<BTreeMap<u16, (Cell, SharedCell)>, DataplaneError> {
         let cpus = cpus()?;
         let most = at_once(cpus) as u32;
         let mut found = BTreeMap::new();
-        let mut left = cells.iter().copied().map(u32::from).peekable();
+        let mut left = cells.into_iter().map(u32::from).peekable();
+        let mut asked = Vec::new();
         while let Some(first) = left.next() {
             let mut last = first;
+            asked.clear();
+            asked.push(first);
             while let Some(next) = left.next_if(|next| *next - last <= GAP && *next - first < most)
             {
                 last = next;
+                asked.push(next);
             }
             let count = last - first + 1;
             let values: Vec<Cell> = batch::range(self.cells.map().fd().as_fd(), first, count, cpus)
                 .context(|| format!("reading cells {first} to {last}"))?;
-            for (cell, per_cpu) in (first..).zip(values.chunks_exact(cpus)) {
-                let number = cell as u16;
-                if cells.contains(&number) {
-                    found.insert(number, (sum(per_cpu), self.shared_cells.read(cell)));
+            for &cell in &asked {
+                let from = (cell - first) as usize * cpus;
+                let counts = (sum(&values[from..from + cpus]), self.shared_cells.read(cell));
+                if counts != Default::default() {
+                    found.insert(cell as u16, counts);
                 }
             }
         }

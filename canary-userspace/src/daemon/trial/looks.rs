@@ -93,7 +93,7 @@ impl Daemon {
             return Ok(());
         }
         let Some(plane) = &self.plane else { return Ok(()) };
-        let counts = plane.cells(&self.books.cells())?;
+        let counts = plane.cells(self.books.cells())?;
         let now = Instant::now();
         for service in &self.config.services {
             let mut connections = 0;

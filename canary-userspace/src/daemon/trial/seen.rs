@@ -1,5 +1,7 @@
 //! What the judge is shown of a service.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use canary_common::Track;
 
 use super::super::{
@@ -25,7 +27,11 @@ impl Daemon {
         service: &config::Service,
     ) -> Result<Seen, DataplaneError> {
         let Some(runtime) = self.runtime.get(&service.name) else { return Ok(Seen::default()) };
-        let mut all = runtime.ledger.read(|cell| self.lived(cell))?;
+        let stable = || backends(service, Track::Stable).iter().map(|backend| backend.address);
+        let lifelong = self.books.cells_of(&service.name, stable());
+        let counts = self.counts(runtime.ledger.cells().chain(lifelong).collect())?;
+        let living = |cell| self.living(&counts, cell);
+        let mut all = runtime.ledger.read(living);
         let mut stable_lately = Lived::default();
         for (_, lived) in all.values() {
             stable_lately.add(&lived[Track::Stable as usize]);
@@ -44,10 +50,7 @@ impl Daemon {
                 _ => epochs.push(whole),
             }
         }
-        let mut before = Lived::default();
-        for backend in backends(service, Track::Stable) {
-            before.add(&self.ever(&(service.name.clone(), backend.address))?);
-        }
+        let before = self.books.lived(&service.name, stable(), living);
         let before = track_counts(&before.without(&stable_lately));
         Ok(Seen {
             epochs,
@@ -64,25 +67,25 @@ impl Daemon {
         self.trial(&service.name).slices.go_on(number, split, whole.as_ref());
     }
 
-    /// A living cell's counts and times.
-    pub(in crate::daemon) fn lived(&self, cell: u16) -> Result<Lived, DataplaneError> {
-        let Some(plane) = &self.plane else { return Ok(Lived::default()) };
-        Ok(Lived { counts: plane.cell(cell)?, times: plane.latencies(cell) })
+    /// A living cell's counts.
+    pub(in crate::daemon) fn cell(&self, cell: u16) -> Result<Counts, DataplaneError> {
+        self.plane.as_ref().map_or_else(|| Ok(Counts::default()), |plane| plane.cell(cell))
     }
 
-    /// A backend over all epochs.
-    fn ever(&self, key: &Key) -> Result<Lived, DataplaneError> {
-        let counts = self.total(key)?;
-        Ok(Lived { counts, times: self.times(key) })
+    /// Of those of some cells that counted anything, with few calls.
+    fn counts(&self, cells: BTreeSet<u16>) -> Result<BTreeMap<u16, Counts>, DataplaneError> {
+        self.plane.as_ref().map_or_else(|| Ok(BTreeMap::new()), |plane| plane.cells(cells))
+    }
+
+    /// One of these, with its times.
+    fn living(&self, counts: &BTreeMap<u16, Counts>, cell: u16) -> Option<Lived> {
+        let counts = *counts.get(&cell)?;
+        Some(Lived { counts, times: self.plane.as_ref()?.latencies(cell) })
     }
 
     /// A backend's counts over all epochs.
     pub(in crate::daemon) fn total(&self, key: &Key) -> Result<Counts, DataplaneError> {
-        let plane = self.plane.as_ref();
-        self.books.total(key, |cell| match plane {
-            Some(plane) => plane.cell(cell),
-            None => Ok(Counts::default()),
-        })
+        self.books.total(key, |cell| self.cell(cell))
     }
 
     /// What a track counted under the split in force, for the status.
@@ -93,7 +96,7 @@ impl Daemon {
     ) -> Result<Counts, DataplaneError> {
         let mut sum = Counts::default();
         for cell in self.current_cells(service, track) {
-            books::add(&mut sum, &self.lived(cell)?.counts);
+            books::add(&mut sum, &self.cell(cell)?);
         }
         Ok(sum)
     }
