@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod judge;
 pub mod logging;
 pub mod metrics;
+pub mod names;
 pub mod netlink;
 pub mod outside;
 pub mod plan;

@@ -2,6 +2,7 @@
 
 use std::{
     io::ErrorKind,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,9 +17,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::types::ApiError;
+use crate::names;
 
 /// Longer than the daemon may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two tries to get into the socket's queue.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What went wrong between here and the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +32,8 @@ pub enum ClientError {
         .0.display()
     )]
     NoDaemon(PathBuf),
-    #[error("{} may only be used by root and its group; try again with sudo", .0.display())]
-    Permission(PathBuf),
+    #[error("{} may only be used by root and group {group}; try again with sudo", path.display())]
+    Permission { path: PathBuf, group: String },
     /// The daemon's own words.
     #[error("{0}")]
     Refused(String),
@@ -178,7 +182,7 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
+        let stream = self.connect().await.map_err(|e| self.unreachable(&e))?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(error))?;
@@ -194,12 +198,28 @@ impl Client {
         sender.send_request(request).await.map_err(|error| self.broken(error))
     }
 
+    /// Where many connect at once the socket's queue may be full for a moment:
+    /// the caller's time limits how long that is tried.
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
     fn unreachable(&self, error: &std::io::Error) -> ClientError {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                 ClientError::NoDaemon(self.socket.clone())
             }
-            ErrorKind::PermissionDenied => ClientError::Permission(self.socket.clone()),
+            ErrorKind::PermissionDenied => ClientError::Permission {
+                path: self.socket.clone(),
+                group: group_of(&self.socket).unwrap_or_else(|| "of its own".to_owned()),
+            },
             _ => self.broken(error),
         }
     }
@@ -207,4 +227,10 @@ impl Client {
     fn broken(&self, what: impl std::fmt::Display) -> ClientError {
         ClientError::Broken { path: self.socket.clone(), what: what.to_string() }
     }
+}
+
+/// The name of a file's group.
+fn group_of(path: &Path) -> Option<String> {
+    let gid = std::fs::metadata(path).ok()?.gid();
+    Some(names::group_name(gid).unwrap_or_else(|| gid.to_string()))
 }

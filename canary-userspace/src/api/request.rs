@@ -14,17 +14,37 @@ use super::types::{
 /// Where the answer goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// Who asked, by `SO_PEERCRED`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who changes something. User and process are the kernel's word
+/// (`SO_PEERCRED`); the command is what the process says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
+    /// `None` where the number has no name.
+    pub user: Option<String>,
     pub uid: u32,
     pub pid: Option<i32>,
+    /// `None` where it is over already, or hidden from the daemon.
+    pub command: Option<String>,
 }
 
+impl Peer {
+    /// The user alone: `alice (uid 1000)`.
+    #[must_use]
+    pub fn whose(&self) -> String {
+        match &self.user {
+            Some(user) => format!("{user} (uid {})", self.uid),
+            None => format!("uid {}", self.uid),
+        }
+    }
+}
+
+/// `alice (uid 1000), pid 4711, canary weight web 10`.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {}", self.uid)?;
-        self.pid.map_or(Ok(()), |pid| write!(f, " pid {pid}"))
+        f.write_str(&self.whose())?;
+        if let Some(pid) = self.pid {
+            write!(f, ", pid {pid}")?;
+        }
+        self.command.as_ref().map_or(Ok(()), |command| write!(f, ", {command}"))
     }
 }
 
@@ -39,8 +59,14 @@ pub struct Refusal {
 pub enum RefusalKind {
     NotFound,
     BadRequest,
+    /// Not for whoever asked.
+    Forbidden,
+    /// It did not come whole in time.
+    TooLate,
     /// Right as such, but not now.
     Conflict,
+    /// Others ask for too much at present.
+    Busy,
     Internal,
 }
 
@@ -51,6 +77,20 @@ impl Refusal {
 
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self { kind: RefusalKind::BadRequest, message: message.into() }
+    }
+
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Forbidden, message: message.into() }
+    }
+
+    #[must_use]
+    pub fn too_late() -> Self {
+        let message = "the request did not come whole in time; send it again".to_owned();
+        Self { kind: RefusalKind::TooLate, message }
+    }
+
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Busy, message: message.into() }
     }
 
     pub fn conflict(message: impl Into<String>) -> Self {

@@ -5,7 +5,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::Shutdown,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     thread::JoinHandle,
     time::Duration,
@@ -17,14 +20,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     client::{Client, ClientError},
     parse_client,
-    request::{FlowFilter, Peer, Refusal, Request},
-    server::{BindError, bind_unix, serve_metrics, serve_unix},
+    request::{FlowFilter, Refusal, Request},
+    server::{BindError, Bound, bind_unix, serve_metrics, serve_unix},
     types::{
         ApiError, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History,
         HistoryEntry, Reloaded, RolloutCommand, RolloutStatus, SetWeight, Status, Steer, Steered,
         Weight, Where,
     },
 };
+
+use crate::{config::SocketAccess, names};
 
 /// A directory of its own, removed at the end.
 struct Directory(PathBuf);
@@ -64,9 +69,9 @@ impl Served {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = bind_unix(&socket).unwrap();
+                let bound = bind_unix(&socket, &SocketAccess::default()).unwrap();
                 let (sender, mut requests) = mpsc::channel(4);
-                tokio::spawn(serve_unix(listener, sender));
+                tokio::spawn(serve_unix(bound, sender));
                 ready.send(()).unwrap();
                 loop {
                     tokio::select! {
@@ -202,7 +207,9 @@ fn owner() -> impl FnMut(Request) + Send + 'static {
         Request::SetWeight { service, split: new, by, reply } => {
             // SAFETY: getuid has no preconditions and cannot fail.
             let uid = unsafe { libc::getuid() };
-            assert_eq!(by, Peer { uid, pid: Some(std::process::id() as i32) });
+            assert_eq!((by.uid, by.pid), (uid, Some(std::process::id() as i32)));
+            assert_eq!(by.user, names::user_name(uid));
+            assert!(by.command.unwrap().starts_with("canary-"), "this test's own");
             split = new;
             reply.send(Ok(Weight { service, split: split.fraction() })).unwrap();
         }
@@ -335,6 +342,8 @@ fn every_error_is_json_with_its_status() {
         (put(json, "\u{0}\u{1}\u{2}"), 400, "JSON"),
         (put("X: y", "{\"split\": 0.1}"), 400, "Content-Type"),
         (put(json, &huge), 400, "over 65536 bytes"),
+        (get("/v1/services/web/flows?limit=100001"), 400, "100000 at most"),
+        (get("/v1/services/web/history?limit=18446744073709551615"), 400, "at most"),
         (get("/v1/services/%ff/weight"), 400, "UTF-8"),
     ] {
         let answer = served.raw(request.as_bytes());
@@ -356,6 +365,55 @@ fn garbage_does_not_stop_the_server() {
     let endless = format!("GET /v1/status HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     assert!(!served.raw_cut(endless.as_bytes()).contains(" 200 "));
     assert_eq!(served.client().get::<Status>("/v1/status").unwrap().version, "all");
+}
+
+/// More than there is room for, none of whom asks: whoever does is answered.
+#[test]
+fn those_who_say_nothing_keep_nobody_out() {
+    let served = Served::new("silent", owner());
+    let socket = served.directory.socket();
+    let head = b"PUT /v1/services/web/weight HTTP/1.1\r\nHost: c\r\nContent-Length: 9\r\n\
+                 Content-Type: application/json\r\n\r\n{";
+    for said in [&b""[..], b"GET /v1/sta", b"\r\n", head] {
+        let mut crowd = Vec::new();
+        for _ in 0..300 {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            // One that had to go already.
+            stream.write_all(said).ok();
+            crowd.push(stream);
+        }
+        let asked = std::time::Instant::now();
+        assert_eq!(served.client().get::<Status>("/v1/status").unwrap().version, "all");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
+}
+
+/// An answer without an end has a place of its own, and there are few.
+#[test]
+fn followers_are_few() {
+    let mut senders = Vec::new();
+    let served = Served::new("followers", move |request| {
+        let Request::Follow { reply, .. } = request else { panic!("{request:?}") };
+        let (sender, receiver) = mpsc::channel(1);
+        senders.push(sender);
+        reply.send(Ok(receiver)).unwrap();
+    });
+    let get = b"GET /v1/services/web/flows/follow HTTP/1.1\r\nHost: c\r\n\r\n";
+    let follow = || {
+        let mut stream = UnixStream::connect(served.directory.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(get).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        (stream, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let streams: Vec<_> = (0..8).map(|_| follow()).collect();
+    assert!(streams.iter().all(|(_, answer)| answer.ends_with("200")));
+    assert!(follow().1.ends_with("503"));
+    drop(streams);
+    // Once the server has seen that they are gone.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(follow().1.ends_with("200"));
 }
 
 #[test]
@@ -399,14 +457,21 @@ fn over_tcp_there_are_only_metrics() {
         ("GET /metrics", 200, "\r\n\r\ncanary_up 1\n"),
         ("GET /healthz", 200, "\r\n\r\nok\n"),
         ("GET /", 200, "see /metrics\n"),
+        ("HEAD /metrics", 200, "\r\n\r\n"),
         ("POST /metrics", 405, ""),
-        ("GET /v1/status", 404, ""),
-        ("POST /v1/detach", 404, ""),
-        ("PUT /v1/services/web/weight", 404, ""),
+        ("DELETE /healthz", 405, ""),
+        ("OPTIONS /", 405, ""),
+        ("GET /v1/status", 404, "with `canary` or curl --unix-socket\"}"),
+        ("POST /v1/detach", 403, "with `canary` or curl --unix-socket\"}"),
+        ("PUT /v1/services/web/weight", 403, "with `canary` or curl --unix-socket\"}"),
+        ("DELETE /v1/services/web/drill", 403, "with `canary` or curl --unix-socket\"}"),
+        ("POST /elsewhere", 404, ""),
     ] {
         let answer = ask(what);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
         assert!(answer.ends_with(end), "{what}: {answer}");
+        let allows = answer.to_lowercase().contains("\r\nallow: get,head\r\n");
+        assert_eq!(allows, status == 405, "{what}: {answer}");
     }
 }
 
@@ -423,9 +488,32 @@ fn without_a_daemon_the_client_says_so() {
 }
 
 /// Binding needs a runtime to register with.
-fn bind(path: &Path) -> Result<tokio::net::UnixListener, BindError> {
+fn bind_as(path: &Path, access: &SocketAccess) -> Result<Bound, BindError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { bind_unix(path) })
+    runtime.block_on(async { bind_unix(path, access) })
+}
+
+fn bind(path: &Path) -> Result<Bound, BindError> {
+    bind_as(path, &SocketAccess::default())
+}
+
+#[test]
+fn mode_and_group_are_what_is_asked_for() {
+    let directory = Directory::new("group");
+    let path = directory.socket();
+    let none = SocketAccess { group: Some("no-such-group-here".to_owned()), ..Default::default() };
+    let said = bind_as(&path, &none).unwrap_err().to_string();
+    assert!(said.contains("`socket_group`") && said.contains("groupadd"), "{said}");
+    assert!(!path.exists(), "it was refused");
+    let own = std::fs::metadata(&directory.0).unwrap().gid().to_string();
+    for (read_group, configured_mode, mode) in
+        [(None, None, 0o660), (None, Some(0o600), 0o600), (Some("0".to_owned()), None, 0o666)]
+    {
+        let access = SocketAccess { group: Some(own.clone()), read_group, configured_mode };
+        drop(bind_as(&path, &access).unwrap());
+        let file = std::fs::metadata(&path).unwrap();
+        assert_eq!((file.mode() & 0o777, file.gid().to_string()), (mode, own.clone()));
+    }
 }
 
 #[test]

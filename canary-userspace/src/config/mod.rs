@@ -17,6 +17,7 @@ mod read;
 mod read_evidence;
 mod read_outside;
 mod read_rollout;
+mod read_socket;
 mod read_steer;
 mod read_steps;
 pub mod rollout;
@@ -93,6 +94,7 @@ pub struct Config {
     /// Flows the table has room for.
     pub flows: u32,
     pub socket: PathBuf,
+    pub socket_access: SocketAccess,
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
     pub state_dir: PathBuf,
@@ -102,6 +104,28 @@ pub struct Config {
     pub signals: u16,
     /// By name, sorted.
     pub services: Vec<Service>,
+}
+
+/// Who may use the daemon's socket. Groups are names or numbers, and looked up
+/// by the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// May do everything, beside root; `None`: the daemon's own group.
+    pub group: Option<String>,
+    /// May only ask.
+    pub read_group: Option<String>,
+    /// Permission bits, as the file has them.
+    pub configured_mode: Option<u32>,
+}
+
+impl SocketAccess {
+    /// Permission bits of the socket. With a `read_group` everybody gets as far
+    /// as the daemon, which then looks who it is: a file has one group only.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        let default = if self.read_group.is_some() { 0o666 } else { 0o660 };
+        self.configured_mode.unwrap_or(default)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -245,6 +269,7 @@ impl Default for Config {
             xdp_mode: XdpMode::Auto,
             flows: 262_144,
             socket: PathBuf::from("/run/canary/canary.sock"),
+            socket_access: SocketAccess::default(),
             bpffs: PathBuf::from("/sys/fs/bpf/canary"),
             state_dir: PathBuf::from("/var/lib/canary"),
             metrics: Metrics::default(),

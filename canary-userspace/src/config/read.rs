@@ -17,6 +17,7 @@ use super::{
     keys::{self, check_unknown},
     mistakes::Problems,
     read_evidence::{Seen, read_evidence},
+    read_socket::read_socket,
     service::{DraftService, ForAll, read_services},
 };
 
@@ -38,8 +39,6 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=DAY.saturati
 const TEXTFILE_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(60 * 60);
 const FLOWS: RangeInclusive<u32> = 1024..=8_388_608;
-/// `sun_path` has 108 bytes, one of them for the NUL (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
 /// `IFNAMSIZ` less the NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -57,15 +56,7 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
         let flows = field.whole(problems, FLOWS, config.flows);
         config.flows = flows.unwrap_or(config.flows);
     }
-    if let Some(field) = field(top, "socket")
-        && let Some(path) = field.path(problems, "/run/canary/canary.sock")
-    {
-        if path.as_os_str().len() > MAX_SOCKET_PATH {
-            let message = format!("`socket` is longer than {MAX_SOCKET_PATH} bytes");
-            problems.add(field.at, message, "a socket's path cannot be: write a shorter one");
-        }
-        config.socket = path;
-    }
+    read_socket(top, &mut config, problems);
     for (key, place) in [("bpffs", &mut config.bpffs), ("state_dir", &mut config.state_dir)] {
         if let Some(field) = field(top, key)
             && let Some(path) = field.path(problems, &place.to_string_lossy())

@@ -66,7 +66,7 @@ pub fn run(config_path: &Path, log_level: Option<&str>) -> Result<()> {
 
 async fn serve(config_path: &Path, config: config::Config) -> Result<()> {
     let mut notifier = Notifier::from_environment()?;
-    let unix = server::bind_unix(&config.socket)?;
+    let unix = server::bind_unix(&config.socket, &config.socket_access)?;
     let tcp = match config.metrics.listen {
         Some(address) => Some(
             TcpListener::bind(address)

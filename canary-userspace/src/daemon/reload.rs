@@ -7,7 +7,10 @@ use super::{
     state::{Daemon, Runtime},
 };
 use crate::{
-    api::{request::Refusal, types::Reloaded},
+    api::{
+        request::{Peer, Refusal},
+        types::Reloaded,
+    },
     config::{self, Config},
     rollout,
 };
@@ -25,6 +28,18 @@ impl Daemon {
             Err(refusal) => tracing::error!("reload refused: {}", refusal.message),
         }
         outcome
+    }
+
+    /// Into the history of each service that is another now.
+    pub(super) fn note_reload(&self, former: &[config::Service], by: &Peer) {
+        for service in &self.config.services {
+            let what = match former.iter().find(|other| other.name == service.name) {
+                None => "added by a reload",
+                Some(other) if other != service => "changed by a reload",
+                Some(_) => continue,
+            };
+            self.note_change(&service.name, "reload", what, by);
+        }
     }
 
     async fn try_reload(&mut self) -> Result<Reloaded, Refusal> {
@@ -176,6 +191,7 @@ fn needs_restart(old: &Config, new: &Config) -> Result<(), Refusal> {
         ("xdp_mode", old.xdp_mode != new.xdp_mode),
         ("flows", old.flows != new.flows),
         ("socket", old.socket != new.socket),
+        ("socket_group, socket_mode, read_group", old.socket_access != new.socket_access),
         ("bpffs", old.bpffs != new.bpffs),
         ("state_dir", old.state_dir != new.state_dir),
         ("[metrics]", old.metrics != new.metrics),

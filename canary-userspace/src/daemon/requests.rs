@@ -56,10 +56,10 @@ impl Daemon {
                 reply.send(self.weight(&service)).ok();
             }
             Request::SetWeight { service, split, by, reply } => {
-                reply.send(self.set_weight(&service, split, by)).ok();
+                reply.send(self.set_weight(&service, split, &by)).ok();
             }
             Request::SetDrain { service, target, drain, by, reply } => {
-                reply.send(self.set_drain(&service, &target, drain, by)).ok();
+                reply.send(self.set_drain(&service, &target, drain, &by)).ok();
             }
             Request::DrainStatus { service, target, reply } => {
                 reply.send(self.drain_status(&service, &target)).ok();
@@ -74,7 +74,7 @@ impl Daemon {
                 reply.send(self.follow_flows(&service, filter, one_in)).ok();
             }
             Request::Rollout { service, command, by, reply } => {
-                reply.send(self.command(&service, &command, by)).ok();
+                reply.send(self.command(&service, &command, &by)).ok();
             }
             Request::Explain { service, reply } => {
                 reply.send(self.explanation(&service)).ok();
@@ -86,23 +86,26 @@ impl Daemon {
                 reply.send(self.forecast(&service)).ok();
             }
             Request::Steer { service, steer, by, reply } => {
-                reply.send(self.steer(&service, &steer, by)).ok();
+                reply.send(self.steer(&service, &steer, &by)).ok();
             }
             Request::Steered { service, limit, reply } => {
                 reply.send(self.steered(&service, limit)).ok();
             }
             Request::StartDrill { service, drill, by, reply } => {
-                reply.send(self.start_drill(&service, drill, by)).ok();
+                reply.send(self.start_drill(&service, drill, &by)).ok();
             }
             Request::EndDrill { service, by, reply } => {
-                reply.send(self.end_drill(&service, by)).ok();
+                reply.send(self.end_drill(&service, &by)).ok();
             }
             Request::Drill { service, reply } => {
                 reply.send(self.drill_report(&service)).ok();
             }
             Request::Reload { by, reply } => {
                 tracing::info!("reload asked for by {by}");
-                reply.send(self.reload().await).ok();
+                let former = self.config.services.clone();
+                let reloaded = self.reload().await;
+                self.note_reload(&former, &by);
+                reply.send(reloaded).ok();
             }
             Request::Metrics { reply } => {
                 reply.send(self.metrics_text()).ok();
@@ -111,6 +114,10 @@ impl Daemon {
                 tracing::info!("detach asked for by {by}");
                 let removed = self.detach();
                 let gone = removed.is_ok();
+                if gone {
+                    let all = self.config.services.iter();
+                    all.for_each(|s| self.note_change(&s.name, "detach", "detached", &by));
+                }
                 reply.send(removed).ok();
                 if gone {
                     return Flow::Stop;
@@ -125,7 +132,7 @@ impl Daemon {
         Ok(Weight { split: self.split(&service).fraction(), service })
     }
 
-    fn set_weight(&mut self, name: &str, split: Split, by: Peer) -> Result<Weight, Refusal> {
+    fn set_weight(&mut self, name: &str, split: Split, by: &Peer) -> Result<Weight, Refusal> {
         let service = self.service(name)?;
         if split > Split::NONE && !self.has_usable(&service, Track::Canary) {
             return Err(Refusal::conflict(format!(
@@ -144,7 +151,12 @@ impl Daemon {
         self.commit(name, before)?;
         self.trial(name).judgement = None;
         self.guard_by_hand(&service);
-        tracing::info!("{name}: split set to {} % by {by}", split.fraction() * 100.0);
+        self.note_change(
+            name,
+            "weight",
+            &format!("split set to {} %", split.fraction() * 100.0),
+            by,
+        );
         self.weight(name)
     }
 
@@ -190,7 +202,7 @@ impl Daemon {
         name: &str,
         target: &str,
         drain: bool,
-        by: Peer,
+        by: &Peer,
     ) -> Result<DrainStatus, Refusal> {
         let targets = self.targets(name, target)?;
         let service = self.service(name)?;
@@ -213,8 +225,9 @@ impl Daemon {
             )));
         }
         self.commit(name, before)?;
-        let verb = if drain { "drained" } else { "taken back into use" };
-        tracing::info!("{name}: {target} {verb} by {by}");
+        let (event, verb) =
+            if drain { ("drain", "drained") } else { ("undrain", "taken back into use") };
+        self.note_change(name, event, &format!("{target} {verb}"), by);
         self.drain_status(name, target)
     }
 

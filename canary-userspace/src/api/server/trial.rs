@@ -1,24 +1,24 @@
 //! Routes of rollouts, steering and drills.
 
 use axum::{
-    Json, Router,
-    extract::{
-        ConnectInfo, Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
-    response::{IntoResponse as _, Response},
+    Router,
+    extract::State,
     routing::{get, post},
 };
 use serde::Deserialize;
 
-use super::{Name, Requests, ask, body, json, query};
-use crate::api::{
-    request::{Peer, Request},
-    types::{Drill, RolloutCommand, Steer},
+use super::{
+    Answer, Requests, ask,
+    asked::{Asked, By, Change, Name},
+    limit_of,
 };
-
-/// Entries that are listed where no limit is asked for.
-const DEFAULT_LISTED: usize = 50;
+use crate::api::{
+    request::Request,
+    types::{
+        Drill, DrillReport, Explanation, Forecast, History, RolloutCommand, RolloutStatus, Steer,
+        Steered,
+    },
+};
 
 pub(super) fn routes() -> Router<Requests> {
     Router::new()
@@ -32,21 +32,13 @@ pub(super) fn routes() -> Router<Requests> {
 
 async fn rollout(
     State(requests): State<Requests>,
-    ConnectInfo(by): ConnectInfo<Peer>,
-    Name(service): Name,
-    asked: Result<Json<RolloutCommand>, JsonRejection>,
-) -> Response {
-    match body(asked) {
-        Ok(command) => {
-            let request = |reply| Request::Rollout { service, command, by, reply };
-            json(ask(&requests, request).await)
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    Change { service, by, asked: command }: Change<RolloutCommand>,
+) -> Answer<RolloutStatus> {
+    ask(&requests, |reply| Request::Rollout { service, command, by, reply }).await
 }
 
-async fn explain(State(requests): State<Requests>, Name(service): Name) -> Response {
-    json(ask(&requests, |reply| Request::Explain { service, reply }).await)
+async fn explain(State(requests): State<Requests>, Name(service): Name) -> Answer<Explanation> {
+    ask(&requests, |reply| Request::Explain { service, reply }).await
 }
 
 #[derive(Deserialize)]
@@ -57,71 +49,47 @@ struct LimitQuery {
 async fn history(
     State(requests): State<Requests>,
     Name(service): Name,
-    asked: Result<Query<LimitQuery>, QueryRejection>,
-) -> Response {
-    match query(asked) {
-        Ok(LimitQuery { limit }) => {
-            let limit = limit.unwrap_or(DEFAULT_LISTED);
-            json(ask(&requests, |reply| Request::History { service, limit, reply }).await)
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    Asked(LimitQuery { limit }): Asked<LimitQuery>,
+) -> Answer<History> {
+    let limit = limit_of(limit)?;
+    ask(&requests, |reply| Request::History { service, limit, reply }).await
 }
 
-async fn plan(State(requests): State<Requests>, Name(service): Name) -> Response {
-    json(ask(&requests, |reply| Request::Plan { service, reply }).await)
+async fn plan(State(requests): State<Requests>, Name(service): Name) -> Answer<Forecast> {
+    ask(&requests, |reply| Request::Plan { service, reply }).await
 }
 
 async fn steered(
     State(requests): State<Requests>,
     Name(service): Name,
-    asked: Result<Query<LimitQuery>, QueryRejection>,
-) -> Response {
-    match query(asked) {
-        Ok(LimitQuery { limit }) => {
-            let limit = limit.unwrap_or(DEFAULT_LISTED);
-            json(ask(&requests, |reply| Request::Steered { service, limit, reply }).await)
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    Asked(LimitQuery { limit }): Asked<LimitQuery>,
+) -> Answer<Steered> {
+    let limit = limit_of(limit)?;
+    ask(&requests, |reply| Request::Steered { service, limit, reply }).await
 }
 
 async fn steer(
     State(requests): State<Requests>,
-    ConnectInfo(by): ConnectInfo<Peer>,
-    Name(service): Name,
-    asked: Result<Json<Steer>, JsonRejection>,
-) -> Response {
-    match body(asked) {
-        Ok(steer) => {
-            json(ask(&requests, |reply| Request::Steer { service, steer, by, reply }).await)
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    Change { service, by, asked: steer }: Change<Steer>,
+) -> Answer<Steered> {
+    ask(&requests, |reply| Request::Steer { service, steer, by, reply }).await
 }
 
-async fn drill(State(requests): State<Requests>, Name(service): Name) -> Response {
-    json(ask(&requests, |reply| Request::Drill { service, reply }).await)
+async fn drill(State(requests): State<Requests>, Name(service): Name) -> Answer<DrillReport> {
+    ask(&requests, |reply| Request::Drill { service, reply }).await
 }
 
 async fn start_drill(
     State(requests): State<Requests>,
-    ConnectInfo(by): ConnectInfo<Peer>,
-    Name(service): Name,
-    asked: Result<Json<Drill>, JsonRejection>,
-) -> Response {
-    match body(asked) {
-        Ok(drill) => {
-            json(ask(&requests, |reply| Request::StartDrill { service, drill, by, reply }).await)
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+    Change { service, by, asked: drill }: Change<Drill>,
+) -> Answer<DrillReport> {
+    ask(&requests, |reply| Request::StartDrill { service, drill, by, reply }).await
 }
 
 async fn end_drill(
     State(requests): State<Requests>,
-    ConnectInfo(by): ConnectInfo<Peer>,
     Name(service): Name,
-) -> Response {
-    json(ask(&requests, |reply| Request::EndDrill { service, by, reply }).await)
+    By(by): By,
+) -> Answer<DrillReport> {
+    ask(&requests, |reply| Request::EndDrill { service, by, reply }).await
 }

@@ -60,7 +60,7 @@ pub struct History {
     pub entries: Vec<HistoryEntry>,
 }
 
-/// A transition of a rollout.
+/// A transition of a rollout, or a change that somebody made beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistoryEntry {
@@ -80,6 +80,10 @@ pub struct HistoryEntry {
     pub reason: String,
     /// The judgement at that moment, as in [`Explanation::judgement`].
     pub evidence: serde_json::Value,
+    /// Who made a change that is no move of a rollout (`weight`, `drain`,
+    /// `undrain`, `steer`, `drill`, `reload`, `detach`); else empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by: String,
 }
 
 /// `GET /v1/services/{service}/plan`: how long a rollout would take.

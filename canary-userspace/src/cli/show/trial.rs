@@ -45,12 +45,12 @@ pub(in crate::cli) fn history(history: &History) -> String {
             0 => ("by hand".to_owned(), String::new()),
             number => (format!("#{number}"), format!("step {} of {}  ", entry.step, entry.steps)),
         };
+        let (from, to) = (&entry.from, &entry.to);
+        let phase = if from == to { from.clone() } else { format!("{from} → {to}") };
         format!(
-            "{}  {rollout}  {:<10} {} → {}  {step}canary {}\n    {}\n",
+            "{}  {rollout}  {:<10} {phase}  {step}canary {}\n    {}\n",
             time_of_day_and_date(entry.at),
             entry.event,
-            entry.from,
-            entry.to,
             percent(entry.split),
             entry.reason
         )

@@ -123,6 +123,19 @@ fn numbers_and_paths_out_of_range() {
     one(&top("bpffs = «'canary'»"), "not an absolute path", "/sys/fs/bpf/canary");
     one(&top("state_dir = «''»"), "not an absolute path", "/var/lib/canary");
     one(&top(&format!("socket = «'/{}'»", "x".repeat(107))), "longer than 107", "shorter");
+    one(&top("socket_group = «''»"), "`socket_group` cannot be", "getent group");
+    one(&top("read_group = «'a,b'»"), "`read_group` cannot be", "its number");
+    one(&top("read_group = «998»"), "`read_group` is a whole number", "\"canary\"");
+    for mode in ["660", "0o660", "0670", "1660", "66", "rw", "+660"] {
+        if mode == "660" {
+            good(&top(&format!("socket_mode = '{mode}'")));
+        } else {
+            one(&top(&format!("socket_mode = «'{mode}'»")), "`socket_mode` cannot", "\"0660\"");
+        }
+    }
+    one(&top("socket_mode = «0o660»"), "not a string", "\"0660\"");
+    let closed = top("read_group = 'watch'\nsocket_mode = «'0660'»");
+    one(&closed, "\"watch\" cannot connect", "\"0666\"");
     one(&top("metrics.textfile = «'/tmp/canary.txt'»"), ".prom", "node_exporter");
     one(&top("metrics.textfile_interval = «'2h'»"), "too long", "1s to 1h");
     one(&top("metrics.histograms = «'fine'»"), "`histograms`", "\"coarse\"");

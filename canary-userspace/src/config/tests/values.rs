@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use super::{SHORT, good};
 use crate::config::{
     Affinity, Backend, Config, Evidence, Histograms, Log, LogTarget, Metrics, Protocol, Rollback,
-    Service, Timeouts, XdpMode,
+    Service, SocketAccess, Timeouts, XdpMode,
 };
 
 fn backend(address: &str, weight: u32) -> Backend {
@@ -55,6 +55,7 @@ fn defaults() {
         xdp_mode: XdpMode::Auto,
         flows: 262_144,
         socket: PathBuf::from("/run/canary/canary.sock"),
+        socket_access: SocketAccess::default(),
         bpffs: PathBuf::from("/sys/fs/bpf/canary"),
         state_dir: PathBuf::from("/var/lib/canary"),
         metrics: Metrics {
@@ -78,6 +79,9 @@ interfaces = ["eth0", "eth1"]
 xdp_mode = "generic"
 flows = 8_388_608
 socket = "/run/c.sock"
+socket_group = "ops"
+socket_mode = "0666"
+read_group = "998"
 bpffs = "/sys/fs/bpf/c"
 state_dir = "/srv/c"
 signals = ["latency", "http"]
@@ -132,6 +136,11 @@ signals = []
         xdp_mode: XdpMode::Generic,
         flows: 8_388_608,
         socket: PathBuf::from("/run/c.sock"),
+        socket_access: SocketAccess {
+            group: Some("ops".to_owned()),
+            read_group: Some("998".to_owned()),
+            configured_mode: Some(0o666),
+        },
         bpffs: PathBuf::from("/sys/fs/bpf/c"),
         state_dir: PathBuf::from("/srv/c"),
         metrics: Metrics {

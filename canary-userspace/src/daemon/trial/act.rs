@@ -11,7 +11,7 @@ use super::{
     seconds_since_1970,
 };
 use crate::{
-    api::types::HistoryEntry,
+    api::{request::Peer, types::HistoryEntry},
     config,
     dataplane::Dataplane,
     rollout::{Action, Entry, Phase, Plan, Stage},
@@ -182,6 +182,7 @@ impl Daemon {
             split: entry.split,
             reason: entry.reason.clone(),
             evidence: serde_json::to_value(judgement).unwrap_or_default(),
+            by: String::new(),
         };
         self.write_history(name, &line);
         if let Some(runtime) = self.runtime.get_mut(name)
@@ -205,8 +206,40 @@ impl Daemon {
         self.write_history(name, &line);
     }
 
+    /// Into history and log: a change that is no move of a rollout.
+    pub(in crate::daemon) fn note_change(&self, name: &str, event: &str, what: &str, by: &Peer) {
+        tracing::info!("{name}: {what} by {by}");
+        let Some(runtime) = self.runtime.get(name) else { return };
+        let (state, phase) = (&runtime.rollout, runtime.rollout.phase().name());
+        let steps = self.config.services.iter().find(|service| service.name == name);
+        let steps = steps.and_then(|service| service.rollout.as_ref()).map(|r| r.steps.len());
+        let (rollout, step, steps) = match state.stage {
+            Stage::Idle => (0, 0, 0),
+            _ => (state.id, state.step as u32 + 1, steps.unwrap_or_default() as u32),
+        };
+        let line = HistoryEntry {
+            at: seconds_since_1970(),
+            rollout,
+            event: event.to_owned(),
+            from: phase.to_owned(),
+            to: phase.to_owned(),
+            step,
+            steps,
+            split: runtime.split.fraction(),
+            reason: format!("{what} by {by}"),
+            by: by.to_string(),
+            ..HistoryEntry::default()
+        };
+        // It is in the log as well: not worth a wait for the disk each.
+        self.append_history(name, &line, false);
+    }
+
     fn write_history(&self, name: &str, line: &HistoryEntry) {
-        if let Err(error) = self.history_of(name).append(line, true) {
+        self.append_history(name, line, true);
+    }
+
+    fn append_history(&self, name: &str, line: &HistoryEntry, sync: bool) {
+        if let Err(error) = self.history_of(name).append(line, sync) {
             tracing::warn!("{name}: writing the history: {error}");
         }
     }

@@ -11,13 +11,15 @@ use crate::{
     rollout::{Command, Event, Stage},
 };
 
-/// The last lines of a history that tell of a trial's end.
-const END: usize = 8;
+/// The last lines of a history that tell of a trial's end, with changes among
+/// them.
+const END: usize = 64;
 
 /// The last judgement of the trial that the last line is of.
 fn judged_last(entries: &[HistoryEntry]) -> Option<judge::Judgement> {
-    let rollout = entries.last()?.rollout;
-    let own = entries.iter().rev().take_while(|entry| entry.rollout == rollout);
+    let mut moves = entries.iter().rev().filter(|entry| entry.by.is_empty()).peekable();
+    let rollout = moves.peek()?.rollout;
+    let own = moves.take_while(|entry| entry.rollout == rollout);
     own.filter(|entry| !entry.evidence.is_null())
         .find_map(|entry| serde_json::from_value(entry.evidence.clone()).ok())
 }
@@ -45,7 +47,7 @@ impl Daemon {
         &mut self,
         name: &str,
         command: &RolloutCommand,
-        by: Peer,
+        by: &Peer,
     ) -> Result<RolloutStatus, Refusal> {
         let service = self.service(name)?;
         let parsed = parse(command)?;
@@ -175,6 +177,10 @@ mod tests {
         };
         // The line after the rollback has none.
         let judged = judged_last(&[line(2, true), line(3, true), line(3, false)]);
+        assert_eq!(judged.as_ref(), Some(&judgement));
+        // Nor has what somebody changed since.
+        let drained = HistoryEntry { by: "alice (uid 1000)".to_owned(), ..line(0, false) };
+        let judged = judged_last(&[line(3, true), line(3, false), drained]);
         assert_eq!(judged.as_ref(), Some(&judgement));
         // One that was aborted before anything was seen has none at all.
         assert_eq!(judged_last(&[line(2, true), line(3, false)]), None);

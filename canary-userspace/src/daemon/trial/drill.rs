@@ -94,7 +94,7 @@ impl Daemon {
         &mut self,
         name: &str,
         drill: Drill,
-        by: Peer,
+        by: &Peer,
     ) -> Result<DrillReport, Refusal> {
         let service = self.service(name)?;
         let fault = checked(&service, &drill)?;
@@ -116,7 +116,7 @@ impl Daemon {
             let plane = self.plane().map_err(Refusal::internal)?;
             plane.set_fault(number, Some(&fault)).map_err(Refusal::internal)?;
         }
-        tracing::warn!("{name}: drill of {} begun by {by}", drill.fault);
+        self.note_change(name, "drill", &format!("drill of {} begun", drill.fault), by);
         let report = DrillReport {
             service: name.to_owned(),
             drill: drill.clone(),
@@ -137,7 +137,7 @@ impl Daemon {
     pub(in crate::daemon) fn end_drill(
         &mut self,
         name: &str,
-        by: Peer,
+        by: &Peer,
     ) -> Result<DrillReport, Refusal> {
         let service = self.service(name)?;
         self.watch_drill(&service);

@@ -197,7 +197,7 @@ impl Daemon {
         &mut self,
         name: &str,
         steer: &Steer,
-        by: Peer,
+        by: &Peer,
     ) -> Result<Steered, Refusal> {
         let service = self.service(name)?;
         let changes = wanted(&service, steer)?;
@@ -211,7 +211,7 @@ impl Daemon {
             .change_steering(&service, &changes)
             .map_err(|error| Refusal::internal(format!("{error:#}; send the same again")))?;
         let to = steer.track.as_deref().unwrap_or("the split");
-        tracing::info!("{name}: {count} networks steered to {to} by {by}");
+        self.note_change(name, "steer", &format!("{count} networks steered to {to}"), by);
         Ok(Steered { changed, ..self.steered(name, 0)? })
     }
 
