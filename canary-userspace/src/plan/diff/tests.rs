@@ -83,6 +83,7 @@ fn service(name: &str, listen: &str, stable: &[&str], canary: &[&str]) -> Desire
             rollback: config::Rollback::default(),
             rollout: None,
             evidence: config::Evidence::default(),
+            health: Default::default(),
             steer: Vec::new(),
         },
         split: Split::NONE,
