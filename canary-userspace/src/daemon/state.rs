@@ -13,6 +13,7 @@ use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 use super::{
     books::Books,
     follow::Followers,
+    health::Health,
     interfaces::Away,
     ledger::Ledger,
     promotion::{self, Promoted, Standing},
@@ -117,6 +118,7 @@ pub(super) struct Daemon {
     pub(super) sampled: Option<Instant>,
     pub(super) trials: BTreeMap<String, Trial>,
     pub(super) inbox: Inbox,
+    pub(super) health: Health,
     /// Something was said that the maps do not have yet.
     pub(super) to_apply: bool,
     pub(super) store: Store,
@@ -177,6 +179,7 @@ impl Daemon {
             sampled: None,
             trials: BTreeMap::new(),
             inbox: Inbox::default(),
+            health: Health::default(),
             to_apply: false,
             store,
             started: started.as_secs_f64(),
@@ -185,6 +188,8 @@ impl Daemon {
             config,
         };
         daemon.recall(&saved, damaged, &promoted);
+        daemon.recall_health(&saved.health);
+        daemon.follow_health();
         let away = daemon.store.away();
         daemon.resolve_first().await;
         if let Err(error) = daemon.set_up() {
@@ -278,6 +283,7 @@ impl Daemon {
                 config: service.clone(),
                 split: runtime.split,
                 drained: runtime.drained.union(&runtime.retiring).copied().collect(),
+                unwell: self.unwell(service),
                 salt: runtime.salt,
                 generation: runtime.generation,
                 epoch: runtime.epoch,
@@ -532,7 +538,8 @@ impl Daemon {
             };
             (name.clone(), saved)
         });
-        let saved = Saved { services: services.collect(), books: self.books.save() };
+        let (services, health) = (services.collect(), self.save_health());
+        let saved = Saved { services, health, books: self.books.save() };
         if self.last_save.as_ref() == Some(&saved) {
             self.unsaved = None;
             return;

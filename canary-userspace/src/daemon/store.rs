@@ -13,13 +13,15 @@ use std::{
 use canary_common::{Histogram, Latencies};
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::SavedLedger, promotion::Promoted, state::Runtime};
+use super::{health::SavedHealth, ledger::SavedLedger, promotion::Promoted, state::Runtime};
 use crate::rollout;
 
 /// The file's content.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saved {
     pub(super) services: BTreeMap<String, SavedService>,
+    #[serde(default)]
+    pub(super) health: SavedHealth,
     pub(super) books: Vec<SavedBook>,
 }
 

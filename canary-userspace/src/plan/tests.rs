@@ -23,6 +23,7 @@ fn desired(text: &str, split: f64) -> Desired {
         config,
         split: Split::from_fraction(split).unwrap(),
         drained: BTreeSet::new(),
+        unwell: BTreeSet::new(),
         salt: 0,
         generation: 0,
         steered: false,

@@ -88,6 +88,7 @@ fn service(name: &str, listen: &str, stable: &[&str], canary: &[&str]) -> Desire
         },
         split: Split::NONE,
         drained: BTreeSet::new(),
+        unwell: BTreeSet::new(),
         salt: 0,
         generation: 0,
         steered: false,
