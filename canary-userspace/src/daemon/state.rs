@@ -235,6 +235,10 @@ impl Daemon {
                 _ if service.canary.is_empty() => Split::NONE,
                 // The file says something new since it was last read.
                 _ if rewritten => configured(),
+                // It was not the operator, nor a rollout, who set that.
+                (Some(Split::NONE), Some(earlier)) if earlier.withheld => {
+                    Split::from_parts(earlier.split)
+                }
                 (Some(split), _) => split,
                 (None, Some(earlier)) => Split::from_parts(earlier.split),
                 (None, None) if damaged => Split::NONE,
@@ -279,9 +283,10 @@ impl Daemon {
         let default = Runtime::default();
         let services = self.services(only).map(|service| {
             let runtime = self.runtime.get(&service.name).unwrap_or(&default);
+            let withheld = self.withholds_canary(service);
             DesiredService {
                 config: service.clone(),
-                split: runtime.split,
+                split: if withheld { Split::NONE } else { runtime.split },
                 drained: runtime.drained.union(&runtime.retiring).copied().collect(),
                 unwell: self.unwell(service),
                 salt: runtime.salt,
@@ -525,9 +530,14 @@ impl Daemon {
 
     /// Writes down what must survive, if it changed.
     pub(super) fn save(&mut self) {
+        let is_withheld = |name: &str| {
+            let mut named = self.config.services.iter().filter(|service| service.name == name);
+            named.any(|service| self.withholds_canary(service))
+        };
         let services = self.runtime.iter().map(|(name, runtime)| {
             let saved = SavedService {
                 split: runtime.split.parts(),
+                withheld: is_withheld(name),
                 drained: runtime.drained.clone(),
                 file_weight: runtime.file_weight,
                 rolled_back: runtime.rolled_back.clone(),

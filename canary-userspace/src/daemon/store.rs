@@ -29,6 +29,9 @@ pub(super) struct Saved {
 pub(super) struct SavedService {
     /// In parts of 2^32.
     pub(super) split: u64,
+    /// The maps have 0 meanwhile, as all of the canary are unwell.
+    #[serde(default)]
+    pub(super) withheld: bool,
     pub(super) drained: BTreeSet<SocketAddr>,
     /// The configuration's weight when it was last read.
     pub(super) file_weight: f64,

@@ -7,10 +7,8 @@ use crate::api::types::{BackendHealth, BackendStatus, ServiceStatus, Status, Tra
 type Placed<'a> = (&'a ServiceStatus, &'a TrackStatus, &'a BackendStatus);
 
 pub(super) fn render(text: &mut Text, status: &Status, all: &[Placed<'_>]) {
-    let watched: Vec<(Placed<'_>, &BackendHealth)> = all
-        .iter()
-        .filter_map(|place| Some((*place, place.2.health.as_ref()?)))
-        .collect();
+    let watched: Vec<(Placed<'_>, &BackendHealth)> =
+        all.iter().filter_map(|place| Some((*place, place.2.health.as_ref()?))).collect();
     if watched.is_empty() {
         return;
     }

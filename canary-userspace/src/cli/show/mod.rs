@@ -207,7 +207,8 @@ fn answers(service: &ServiceStatus) -> String {
 
 /// How the backends' checks went, where there are any.
 fn health(service: &ServiceStatus, colours: bool) -> String {
-    let head = ["track", "backend", "check", "health", "passed", "failed", "last took", "last said"];
+    let head =
+        ["track", "backend", "check", "health", "passed", "failed", "last took", "last said"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let mut panic = String::new();
     for track in &service.tracks {

@@ -23,12 +23,7 @@ impl Daemon {
     }
 
     /// After a check that could not connect.
-    pub(super) fn look_whether_gone(
-        &mut self,
-        service: &config::Service,
-        track: Track,
-        key: &Key,
-    ) {
+    pub(super) fn look_whether_gone(&mut self, service: &config::Service, track: Track, key: &Key) {
         let now = self.health.now();
         let Some(watched) = self.health.watched.get(key) else { return };
         let silent = watched.passive.silent_for(now);

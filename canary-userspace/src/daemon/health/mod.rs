@@ -23,7 +23,9 @@ use crate::{
     api::types::{HistoryEntry, LastCheck},
     config,
     dataplane::DataplaneError,
-    health::{Active, Change, Counted, Decision, Member, Outcome, Passive, Reason, decide, has_room},
+    health::{
+        Active, Change, Counted, Decision, Member, Outcome, Passive, Reason, decide, has_room,
+    },
     outside::Probed,
 };
 
@@ -179,6 +181,14 @@ impl Daemon {
         self.standing(service).out
     }
 
+    /// Whether all of the canary are unwell. Its share is 0 in the maps then: what
+    /// stable gets in its place is booked as that, and is no connection that the
+    /// split sent astray.
+    pub(super) fn withholds_canary(&self, service: &config::Service) -> bool {
+        let (out, _) = self.decided(service, Track::Canary);
+        !out.is_empty() && out.len() == self.members(service, Track::Canary).len()
+    }
+
     fn standing(&self, service: &config::Service) -> Standing {
         let mut standing = Standing::default();
         for track in Track::ALL {
@@ -311,8 +321,12 @@ impl Daemon {
         }
         if standing.panic != before.panic {
             let (from, to, words) = match standing.panic {
-                true => ("healthy", "panic", "every stable backend is down by its checks: traffic \
-                                              goes on to all of them"),
+                true => (
+                    "healthy",
+                    "panic",
+                    "every stable backend is down by its checks: traffic \
+                                              goes on to all of them",
+                ),
                 false => ("panic", "healthy", "a stable backend is up again"),
             };
             tracing::warn!("{name}: {to}: {words}");

@@ -70,10 +70,7 @@ impl Daemon {
                     let watched = Watched {
                         since: one.since,
                         why: one.why.clone(),
-                        ..Watched::new(
-                            Active::known(one.up),
-                            Passive::known(ejected, one.times),
-                        )
+                        ..Watched::new(Active::known(one.up), Passive::known(ejected, one.times))
                     };
                     self.health.watched.insert((service.name.clone(), backend.address), watched);
                 }
