@@ -82,12 +82,8 @@ impl Nginx {
     /// Where its directory cannot be written to.
     pub fn be_sick(&self, sick: bool) -> Result<()> {
         let file = self.config.with_file_name("sick");
-        if sick {
-            fs::write(file, "")?
-        } else {
-            fs::remove_file(file)?
-        };
-        Ok(())
+        let done = if sick { fs::write(file, "") } else { fs::remove_file(file) };
+        Ok(done?)
     }
 
     /// Starts it again, after [`Nginx::stop`].

@@ -1,5 +1,6 @@
 //! Output for people.
 
+mod health;
 mod trial;
 
 use std::{
@@ -82,7 +83,7 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
         text.push_str(&headline(service, colours));
         text.push_str(&backends(service));
         text.push_str(&answers(service));
-        text.push_str(&health(service, colours));
+        text.push_str(&health::health(service, colours));
         if service.rollout.promoted {
             text.push_str(
                 "  promoted: what the configuration calls canary is stable now; write it so, and \
@@ -203,42 +204,6 @@ fn answers(service: &ServiceStatus) -> String {
         }
     }
     if any { table(&rows, 2) } else { String::new() }
-}
-
-/// How the backends' checks went, where there are any.
-fn health(service: &ServiceStatus, colours: bool) -> String {
-    let head =
-        ["track", "backend", "check", "health", "passed", "failed", "last took", "last said"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let mut panic = String::new();
-    for track in &service.tracks {
-        if track.panic {
-            let text = format!("  panic: no {} backend is up; new flows go to all\n", track.name);
-            panic.push_str(&paint(&text, "31;1", colours));
-        }
-        for backend in &track.backends {
-            let Some(health) = &backend.health else { continue };
-            let state = match (health.up, health.ejected_for) {
-                (false, _) if health.gone => "gone".to_owned(),
-                (false, _) => "down".to_owned(),
-                (true, Some(left)) => format!("ejected ({left:.0} s)"),
-                (true, None) => "up".to_owned(),
-            };
-            let failed = health.checks.fail + health.checks.unreachable;
-            let last = health.last.as_ref();
-            rows.push(vec![
-                track.name.clone(),
-                backend.address.clone(),
-                health.check.clone(),
-                state,
-                health.checks.pass.to_string(),
-                failed.to_string(),
-                time(last.map(|last| last.seconds)),
-                last.map_or("-".to_owned(), |last| last.detail.clone()),
-            ]);
-        }
-    }
-    if rows.len() > 1 { table(&rows, 4) + &panic } else { panic }
 }
 
 /// Seconds with a unit that suits them.
@@ -426,8 +391,11 @@ handshake 42 µs, lived 1.50 s
             handshake_timeouts: 3,
             ..Counters::default()
         };
-        let track =
-            |name: &str, backend| TrackStatus { name: name.to_owned(), backends: vec![backend] };
+        let track = |name: &str, backend| TrackStatus {
+            name: name.to_owned(),
+            panic: false,
+            backends: vec![backend],
+        };
         let mut service = ServiceStatus {
             name: "web".to_owned(),
             listen: "203.0.113.10:80".to_owned(),

@@ -75,6 +75,11 @@ impl Checks {
         self.reports.recv().await
     }
 
+    /// One that is there already.
+    pub(super) fn waiting(&mut self) -> Option<Report> {
+        self.reports.try_recv().ok()
+    }
+
     /// Asks these from now on, and nobody else. Who is asked the same already
     /// is not begun anew.
     pub(super) fn follow<'a>(

@@ -3,9 +3,9 @@
 //! meets a backend that does not know the connection, whose RST tells the
 //! client to connect anew rather than to wait for hours.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use canary_common::{Ctl, Flow, Track};
+use canary_common::{Ctl, Flow};
 
 use super::{
     super::{books::Key, state::Daemon},
@@ -23,19 +23,24 @@ impl Daemon {
     }
 
     /// After a check that could not connect.
-    pub(super) fn look_whether_gone(&mut self, service: &config::Service, track: Track, key: &Key) {
+    pub(super) fn look_whether_gone(&mut self, key: &Key) {
         let now = self.health.now();
-        let Some(watched) = self.health.watched.get(key) else { return };
+        let (Some((service, track)), Some(watched)) =
+            (self.whose(key), self.health.watched.get(key))
+        else {
+            return;
+        };
         let silent = watched.passive.silent_for(now);
         let is_gone = watched.active.is_gone(&service.health[track as usize], silent);
         if !is_gone || watched.given_back.is_some() || !self.has_other(service, key.1) {
             return;
         }
+        let service = service.clone();
         if let Some(watched) = self.health.watched.get_mut(key) {
             watched.given_back = Some(self.scan.passes);
         }
-        let given = self.give_back(service, key.1, |_| true);
-        let silent = humantime::format_duration(std::time::Duration::from_secs(silent.as_secs()));
+        let given = self.give_back(&service, key.1, |_| true);
+        let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
         let reason = format!("out of reach, and silent for {silent}; {given} flows given back");
         self.note_health(key, track, ("down", "gone"), reason);
     }

@@ -3,6 +3,9 @@
 
 mod checks;
 mod given;
+mod heard;
+mod look;
+mod noted;
 mod saved;
 mod shown;
 
@@ -15,26 +18,18 @@ use std::{
 use canary_common::Track;
 
 use super::{
-    books::{Counts, Key},
+    books::Key,
     state::{Daemon, backends},
-    trial::{is_due, seconds_since_1970},
 };
 use crate::{
-    api::types::{HistoryEntry, LastCheck},
+    api::types::LastCheck,
     config,
-    dataplane::DataplaneError,
-    health::{
-        Active, Change, Counted, Decision, Member, Outcome, Passive, Reason, decide, has_room,
-    },
-    outside::Probed,
+    health::{Active, Decision, Member, Passive, decide},
 };
 
 use checks::Checks;
 pub(super) use checks::Report;
 pub(super) use saved::Saved as SavedHealth;
-
-/// The counters are looked at this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A backend that is watched.
 #[derive(Debug)]
@@ -199,111 +194,6 @@ impl Daemon {
         standing
     }
 
-    /// What a check found.
-    pub(super) fn checked(&mut self, report: Report) {
-        let Report { key, probed } = report;
-        let Some((service, track)) = self.whose(&key) else { return };
-        let (rules, now) = (service.health[track as usize].clone(), self.health.now());
-        let Some(watched) = self.health.watched.get_mut(&key) else { return };
-        let Probed { outcome, detail, took } = probed;
-        watched.checks[outcome as usize] += 1;
-        let change = watched.active.heard(outcome, &rules, now);
-        let at = seconds_since_1970();
-        let result = outcome.name().to_owned();
-        watched.last =
-            Some(LastCheck { result, detail: detail.clone(), at, seconds: took.as_secs_f64() });
-        if outcome != Outcome::Unreachable {
-            watched.given_back = None;
-        }
-        if let Some(change) = change {
-            watched.since = Some(at);
-            let (from, to, row) = match change {
-                Change::Up => ("down", "up", rules.rise),
-                Change::Down => ("up", "down", rules.fall),
-            };
-            let reason = format!("{detail} ({row} checks in a row)");
-            self.note_health(&key, track, (from, to), reason);
-            self.health_moved(&service);
-            self.save();
-            if change == Change::Down && outcome == Outcome::Unreachable {
-                self.give_back_handshakes(&service, key.1);
-            }
-        }
-        if outcome == Outcome::Unreachable {
-            self.look_whether_gone(&service, track, &key);
-        }
-    }
-
-    /// A service of the configuration with a backend, and the track it is in.
-    fn whose(&self, key: &Key) -> Option<(config::Service, Track)> {
-        let service = self.config.services.iter().find(|service| service.name == key.0)?;
-        let is_of = |track: &Track| backends(service, *track).iter().any(|b| b.address == key.1);
-        let track = Track::ALL.into_iter().find(is_of)?;
-        Some((service.clone(), track))
-    }
-
-    /// Each tick; a look once a second.
-    pub(super) fn look_at_health(&mut self) -> Result<(), DataplaneError> {
-        if self.health.watched.is_empty() || !is_due(&mut self.health.looked, LOOK_EVERY) {
-            return Ok(());
-        }
-        let cells = self.books.cells_of(self.health.watched.keys());
-        let Some(plane) = &self.plane else { return Ok(()) };
-        let counts = plane.cells(&cells)?;
-        let read = |cell| Ok::<_, DataplaneError>(counts.get(&cell).copied().unwrap_or_default());
-        for index in 0..self.config.services.len() {
-            let service = &self.config.services[index];
-            if !service.health.iter().any(config::Health::is_on) {
-                continue;
-            }
-            let service = service.clone();
-            for track in Track::ALL {
-                for backend in backends(&service, track) {
-                    let key = (service.name.clone(), backend.address);
-                    let counted = counted(&self.books.total(&key, read)?);
-                    self.look_at(&service, track, &key, counted);
-                }
-            }
-            // A drain or a reload may have moved it, too.
-            self.health_moved(&service);
-            self.give_back_rest(&service);
-        }
-        Ok(())
-    }
-
-    fn look_at(&mut self, service: &config::Service, track: Track, key: &Key, counted: Counted) {
-        let now = self.health.now();
-        let (rules, address) = (&service.health[track as usize].eject, key.1);
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
-        if watched.passive.returns(rules, now) {
-            watched.why.clear();
-            self.note_health(key, track, ("ejected", "active"), "its time is over".to_owned());
-            self.save();
-        }
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
-        let Some(reason) = watched.passive.look(counted, rules, now) else { return };
-        let members = self.members(service, track);
-        let is_in = |(other, member): &(SocketAddr, Member)| *other == address && !member.is_down;
-        let all: Vec<Member> = members.iter().map(|(_, member)| *member).collect();
-        if !members.iter().any(is_in) || !has_room(&all, rules.most) {
-            return;
-        }
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
-        let lasts = watched.passive.eject(rules, now);
-        watched.ejections += 1;
-        let why = match reason {
-            Reason::Consecutive(failures) => format!("{failures} failed connections in a row"),
-            Reason::Share(bad, all) => format!(
-                "{bad} of {all} connections failed within {}",
-                humantime::format_duration(rules.window)
-            ),
-        };
-        watched.why = format!("{why}; for {}", humantime::format_duration(lasts));
-        let reason = watched.why.clone();
-        self.note_health(key, track, ("active", "ejected"), reason);
-        self.save();
-    }
-
     /// Brings who is out to the maps, where it changed, and says where all of
     /// stable are down.
     fn health_moved(&mut self, service: &config::Service) {
@@ -334,47 +224,5 @@ impl Daemon {
             self.write_health(name, &line);
         }
         self.health.told.insert(name.clone(), standing);
-    }
-
-    fn note_health(&self, key: &Key, track: Track, moved: (&str, &str), reason: String) {
-        let (name, address) = key;
-        let (from, to) = moved;
-        if matches!(to, "up" | "active") {
-            tracing::info!("{name}: {} backend {address} is {to} again: {reason}", track.name());
-        } else {
-            tracing::warn!("{name}: {} backend {address} is {to}: {reason}", track.name());
-        }
-        let backend = address.to_string();
-        let line = HistoryEntry { backend, ..self.health_line(name, (from, to), reason) };
-        self.write_health(name, &line);
-    }
-
-    fn health_line(&self, name: &str, (from, to): (&str, &str), reason: String) -> HistoryEntry {
-        HistoryEntry {
-            at: seconds_since_1970(),
-            event: "health".to_owned(),
-            from: from.to_owned(),
-            to: to.to_owned(),
-            split: self.split(name).fraction(),
-            reason,
-            ..HistoryEntry::default()
-        }
-    }
-
-    fn write_health(&self, name: &str, line: &HistoryEntry) {
-        // Not waited for: nothing is decided by it.
-        if let Err(error) = self.health_journal(name).append(line, false) {
-            tracing::warn!("{name}: writing the history: {error}");
-        }
-    }
-}
-
-/// What of a backend's counters tells how its clients fare.
-fn counted((cell, shared): &Counts) -> Counted {
-    let early = cell.resets_backend.saturating_sub(cell.resets_backend_after_data);
-    Counted {
-        good: cell.established.saturating_sub(early),
-        bad: cell.refused + shared.handshake_timeouts + early,
-        sent: cell.packets_out,
     }
 }
