@@ -5,8 +5,7 @@ use crate::api::types::ServiceStatus;
 
 /// How the backends' checks went, where there are any.
 pub(super) fn health(service: &ServiceStatus, colours: bool) -> String {
-    let head =
-        ["track", "backend", "check", "health", "passed", "failed", "last took", "last said"];
+    let head = ["track", "backend", "check", "health", "last said", "took", "passed", "failed"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let mut panic = String::new();
     for track in &service.tracks {
@@ -29,12 +28,12 @@ pub(super) fn health(service: &ServiceStatus, colours: bool) -> String {
                 backend.address.clone(),
                 health.check.clone(),
                 state,
+                last.map_or("-".to_owned(), |last| last.detail.clone()),
+                time(last.map(|last| last.seconds)),
                 health.checks.pass.to_string(),
                 failed.to_string(),
-                time(last.map(|last| last.seconds)),
-                last.map_or("-".to_owned(), |last| last.detail.clone()),
             ]);
         }
     }
-    if rows.len() > 1 { table(&rows, 4) + &panic } else { panic }
+    if rows.len() > 1 { table(&rows, 5) + &panic } else { panic }
 }

@@ -1,6 +1,6 @@
 //! What is shown of backends' health.
 
-use canary_common::Track;
+use canary_common::{Split, Track};
 
 use super::{
     super::{
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::types::{BackendHealth, Checked},
     config::{self, health::CheckKind},
+    rollout::Stage,
 };
 
 impl Daemon {
@@ -71,17 +72,25 @@ impl Daemon {
                      to all of them"
                 ));
             }
-            warnings.extend(self.health_lines(service).into_iter().map(|l| format!("{name}: {l}")));
+            // A version that nobody is sent to need not run yet.
+            let on_trial = self.stage(name) != Stage::Idle || self.split(name) != Split::NONE;
+            let tracks = if on_trial { &Track::ALL[..] } else { &[Track::Stable] };
+            let lines = self.health_lines(service, tracks);
+            warnings.extend(lines.into_iter().map(|line| format!("{name}: {line}")));
         }
         warnings
     }
 
     /// Who is not well, and why, a line each.
-    pub(in crate::daemon) fn health_lines(&self, service: &config::Service) -> Vec<String> {
+    pub(in crate::daemon) fn health_lines(
+        &self,
+        service: &config::Service,
+        tracks: &[Track],
+    ) -> Vec<String> {
         let mut lines = Vec::new();
-        for track in Track::ALL {
-            for backend in backends(service, track) {
-                let Some(state) = self.unwell_state(service, track, backend) else { continue };
+        for track in tracks {
+            for backend in backends(service, *track) {
+                let Some(state) = self.unwell_state(service, *track, backend) else { continue };
                 let key: Key = (service.name.clone(), backend.address);
                 let Some(watched) = self.health.watched.get(&key) else { continue };
                 let why = why(watched, state);

@@ -1,5 +1,7 @@
 //! What operators are told of rollouts.
 
+use canary_common::Track;
+
 use super::super::{journal::Journal, state::Daemon};
 use crate::{
     api::{
@@ -114,7 +116,7 @@ impl Daemon {
         } else {
             text.push("nothing is on trial: the canary gets no new connections".to_owned());
         }
-        text.extend(self.health_lines(&service));
+        text.extend(self.health_lines(&service, &Track::ALL));
         let status = self.status(Some(name))?;
         let status = status.services.into_iter().next().unwrap_or_default();
         Ok(Explanation {
