@@ -6,6 +6,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod evidence;
+pub mod health;
 pub mod judge;
 pub mod logging;
 pub mod metrics;

@@ -1,5 +1,6 @@
 //! Webhooks by https: the authority is one of our own, which only
 //! `SSL_CERT_FILE` names. So the questions are asked by a process of its own.
+//! Backends' checks by https, too.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
@@ -14,8 +15,11 @@ use std::{
 };
 
 use canary::{
-    config::rollout::{Gate, GateKind, OnFail, OnMissing, Strategy},
-    outside::{About, Answer, ask},
+    config::{
+        parse,
+        rollout::{Gate, GateKind, OnFail, OnMissing, Strategy},
+    },
+    outside::{About, Answer, Probe, ask},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::{
@@ -64,8 +68,25 @@ fn server(certificate: CertificateDer<'static>, key: PrivatePkcs8KeyDer<'static>
     port
 }
 
+/// A backend's check, by the keys that stand in place of a URL.
+fn check(port: u16, keys: &str) {
+    let text = format!(
+        "interfaces = ['eth0']\n[service.web]\nlisten = '203.0.113.10:80'\n\
+         stable = ['10.0.0.11:8080']\nhealth = {{ check = 'https', {keys} }}\n"
+    );
+    let config = parse(&text, "test").unwrap();
+    let backend = ([127, 0, 0, 1], port).into();
+    let probe = Probe::new("web", "stable", backend, &config.services[0].health[0]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let probed = runtime.block_on(probe.ask());
+    eprintln!("answer: {} {}", probed.outcome.name(), probed.detail);
+}
+
 /// What the process that asks does; its answer is on standard error.
 fn client(url: String) {
+    if let Some((port, keys)) = url.strip_prefix("check ").and_then(|asked| asked.split_once(' ')) {
+        return check(port.parse().unwrap(), keys);
+    }
     let gate = Gate {
         name: "https".into(),
         asks: GateKind::Webhook { url },
@@ -143,6 +164,10 @@ fn https_by_the_systems_roots() {
         asked(&wrong, &by_name),
         asked(&right, &by_address),
         asked(&empty, &by_name),
+        asked(&right, &format!("check {port} host = 'localhost'")),
+        asked(&wrong, &format!("check {port} host = 'localhost'")),
+        asked(&right, &format!("check {port} verify = true")),
+        asked(&empty, &format!("check {port} verify = false, body = 'secret'")),
     ];
     fs::remove_dir_all(&directory).unwrap();
     for (answer, expected) in answers.iter().zip([
@@ -152,6 +177,11 @@ fn https_by_the_systems_roots() {
         format!(
             "missing connecting to https://localhost:{port}: no certificates of authorities are "
         ),
+        "pass 200 OK".to_owned(),
+        "fail connecting to https://localhost: TLS: invalid peer certificate: ".to_owned(),
+        // The certificate is not for an address.
+        format!("fail connecting to https://127.0.0.1:{port}: TLS: invalid peer certificate: "),
+        "pass 200 OK".to_owned(),
     ]) {
         assert!(answer.starts_with(&expected), "{answer}\n{expected}");
     }

@@ -8,7 +8,8 @@ use std::{
 
 use canary::{
     api::types::{
-        Attached, BackendStatus, Counters, ServiceStatus, SplitStatus, Status, TrackStatus, Verdict,
+        Attached, BackendHealth, BackendStatus, Counters, LastCheck, ServiceStatus, SplitStatus,
+        Status, TrackStatus, Verdict,
     },
     config::Histograms,
     metrics::{DaemonGauges, render, write_textfile},
@@ -21,6 +22,7 @@ fn backend(address: &str, state: &str) -> BackendStatus {
         address: address.into(),
         state: state.into(),
         weight: 1,
+        health: Some(BackendHealth { last: Some(LastCheck::default()), ..Default::default() }),
         counters,
         ..BackendStatus::default()
     }
@@ -33,6 +35,7 @@ fn service(name: &str) -> ServiceStatus {
         tracks: vec![
             TrackStatus {
                 name: "stable".into(),
+                panic: true,
                 backends: vec![
                     backend("10.0.0.11:8080", "active"),
                     backend("10.0.0.12:8080", "draining"),
@@ -40,6 +43,7 @@ fn service(name: &str) -> ServiceStatus {
             },
             TrackStatus {
                 name: "canary".into(),
+                panic: false,
                 backends: vec![backend("[2001:db8::21]:8080", "unresolved")],
             },
         ],

@@ -34,6 +34,7 @@ pub(super) const TOP: Kind = Kind {
         "timeouts",
         "rollback",
         "evidence",
+        "health",
         "signals",
         "service",
     ],
@@ -67,6 +68,7 @@ pub(super) const SERVICE: Kind = Kind {
         "rollback",
         "rollout",
         "evidence",
+        "health",
         "steer",
         "signals",
     ],
@@ -146,14 +148,83 @@ pub(super) const FAILURES: Kind = Kind {
 pub(super) const TIMES: Kind =
     Kind { place: "in the table of a time, as [evidence.handshake]", keys: &["slower", "floor"] };
 
-pub(super) const KINDS: [&Kind; 15] = [
-    &TOP, &METRICS, &LOG, &TIMEOUTS, &ROLLBACK, &SERVICE, &BACKEND, &ROLLOUT, &STEP, &GATE, &HOOK,
-    &EVIDENCE, &FAILURES, &TIMES, &STEER,
+/// What a track's table has, and the tables above it too.
+macro_rules! health_keys {
+    ($($more:literal),*) => {
+        &[
+            "check",
+            "port",
+            "path",
+            "host",
+            "status",
+            "body",
+            "verify",
+            "command",
+            "interval",
+            "timeout",
+            "jitter",
+            "rise",
+            "fall",
+            "initial",
+            "gone_after",
+            "eject",
+            $($more),*
+        ]
+    };
+}
+pub(super) const HEALTH: Kind = Kind { place: "in [health]", keys: health_keys!() };
+pub(super) const SERVICE_HEALTH: Kind =
+    Kind { place: "in [service.NAME.health]", keys: health_keys!("stable", "canary") };
+pub(super) const TRACK_HEALTH: Kind = Kind {
+    place: "in [service.NAME.health.stable] or [service.NAME.health.canary]",
+    keys: health_keys!(),
+};
+pub(super) const EJECT: Kind = Kind {
+    place: "in a table `eject` of [health] or [service.NAME.health]",
+    keys: &[
+        "enabled",
+        "consecutive",
+        "share",
+        "min_connections",
+        "window",
+        "base",
+        "longest",
+        "most",
+    ],
+};
+
+pub(super) const KINDS: [&Kind; 19] = [
+    &TOP,
+    &METRICS,
+    &LOG,
+    &TIMEOUTS,
+    &ROLLBACK,
+    &SERVICE,
+    &BACKEND,
+    &ROLLOUT,
+    &STEP,
+    &GATE,
+    &HOOK,
+    &EVIDENCE,
+    &FAILURES,
+    &TIMES,
+    &STEER,
+    &HEALTH,
+    &SERVICE_HEALTH,
+    &TRACK_HEALTH,
+    &EJECT,
 ];
 
 /// Keys that people know from elsewhere, and what they are called here.
-const ELSEWHERE: [(&Kind, &str, &str); 3] =
-    [(&STEP, "weight", "split"), (&STEP, "setWeight", "split"), (&STEP, "duration", "for")];
+const ELSEWHERE: [(&Kind, &str, &str); 7] = [
+    (&STEP, "weight", "split"),
+    (&STEP, "setWeight", "split"),
+    (&STEP, "duration", "for"),
+    (&GATE, "interval", "every"),
+    (&HEALTH, "every", "interval"),
+    (&SERVICE_HEALTH, "every", "interval"),
+    (&TRACK_HEALTH, "every", "interval"),
+];
 
 /// Every key of `table` that its kind does not have.
 pub(super) fn check_unknown(table: &DeTable<'_>, kind: &Kind, problems: &mut Problems<'_>) {

@@ -9,12 +9,14 @@
 mod address;
 mod check;
 mod field;
+pub mod health;
 mod host;
 mod keys;
 mod mistakes;
 mod reach;
 mod read;
 mod read_evidence;
+mod read_health;
 mod read_outside;
 mod read_rollout;
 mod read_socket;
@@ -38,6 +40,7 @@ use toml::de::DeTable;
 use self::{mistakes::Problems, read::Draft, service::DraftService};
 
 pub use self::{
+    health::Health,
     host::{LoadError, check_host, load, load_to_run},
     mistakes::{Mistake, Mistakes},
     rollout::{Evidence, Rollout},
@@ -217,6 +220,8 @@ pub struct Service {
     /// How a new version is brought in by itself; without it by hand only.
     pub rollout: Option<Rollout>,
     pub evidence: Evidence,
+    /// How backends are watched, by [`Track`].
+    pub health: [Health; 2],
     /// Clients with a track of their own.
     pub steer: Vec<Steer>,
     /// [`Signals`] that are read for this service.

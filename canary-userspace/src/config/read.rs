@@ -17,6 +17,7 @@ use super::{
     keys::{self, check_unknown},
     mistakes::Problems,
     read_evidence::{Seen, read_evidence},
+    read_health,
     read_socket::read_socket,
     service::{DraftService, ForAll, read_services},
 };
@@ -71,7 +72,8 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
     config.signals = read_signals(top, config.signals, problems);
     let seen = Seen { signals: config.signals, protocol: None };
     let evidence = read_evidence(top, Evidence::default(), seen, problems);
-    let for_all = ForAll { timeouts, rollback, evidence, signals: config.signals };
+    let health = read_health::read_for_all(top, problems);
+    let for_all = ForAll { timeouts, rollback, evidence, health, signals: config.signals };
     let services = read_services(top, &for_all, problems);
     Draft { config, interfaces, metrics_listen, services }
 }

@@ -9,13 +9,15 @@ use toml::{
 };
 
 use super::{
-    Affinity, Backend, Evidence, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Steer, Timeouts,
+    Affinity, Backend, Evidence, Health, MAX_BACKEND_WEIGHT, Protocol, Rollback, Service, Steer,
+    Timeouts,
     address::Role,
     field::{Field, field},
     keys::{self, check_unknown},
     mistakes::Problems,
     read::{read_rollback, read_signals, read_timeouts},
     read_evidence::{Seen, read_evidence},
+    read_health::read_health,
     read_rollout::{DraftRollout, read_rollout},
     read_steer::read_steer,
 };
@@ -41,6 +43,7 @@ pub(super) struct DraftService {
     pub(super) rollback: Rollback,
     pub(super) rollout: Option<DraftRollout>,
     pub(super) evidence: Evidence,
+    pub(super) health: [Health; 2],
     pub(super) steer: Vec<Steer>,
     pub(super) signals: u16,
 }
@@ -51,6 +54,7 @@ pub(super) struct ForAll {
     pub(super) timeouts: Timeouts,
     pub(super) rollback: Rollback,
     pub(super) evidence: Evidence,
+    pub(super) health: Health,
     pub(super) signals: u16,
 }
 
@@ -159,6 +163,7 @@ fn read_service(
         timeouts: read_timeouts(table, for_all.timeouts, problems),
         rollback: read_rollback(table, for_all.rollback, problems),
         evidence: read_evidence(table, for_all.evidence, Seen { signals, protocol }, problems),
+        health: read_health(table, &for_all.health, protocol, problems),
         signals,
         name,
     }
@@ -260,6 +265,7 @@ impl DraftService {
             rollback: self.rollback,
             rollout: self.rollout.map(|draft| draft.finish(&self.evidence)),
             evidence: self.evidence,
+            health: self.health,
             steer: self.steer,
             signals: self.signals,
             name: self.name.into_inner(),

@@ -86,6 +86,11 @@ impl Books {
         sum
     }
 
+    /// Those of these backends.
+    pub(super) fn cells_of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> BTreeSet<u16> {
+        keys.filter_map(|key| self.0.get(key)).flat_map(|book| book.cells.iter().copied()).collect()
+    }
+
     /// A backend's counts over all epochs.
     pub(super) fn total<E>(
         &self,

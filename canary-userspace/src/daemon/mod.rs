@@ -3,6 +3,7 @@
 
 mod books;
 mod follow;
+mod health;
 mod interfaces;
 mod journal;
 mod ledger;
@@ -122,6 +123,7 @@ async fn event_loop(
             () = daemon.followers.ready() => daemon.followers.pass_on(),
             () = daemon.resolver.changed() => daemon.follow_changes().await,
             Some(news) = daemon.inbox.next() => daemon.heard(&news),
+            Some(report) = daemon.health.next() => daemon.checked(report),
             _ = refresh.tick() => daemon.refresh_neighbours().await,
             _ = textfile.tick() => write_textfile(daemon),
             _ = hangup.recv() => {

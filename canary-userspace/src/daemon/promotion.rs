@@ -56,6 +56,8 @@ impl Promoted {
 /// The other way round.
 pub(super) fn swap(service: &mut config::Service) {
     std::mem::swap(&mut service.stable, &mut service.canary);
+    // It is of the backends that they are checked so.
+    service.health.swap(0, 1);
 }
 
 #[cfg(test)]

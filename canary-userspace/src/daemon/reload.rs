@@ -63,10 +63,12 @@ impl Daemon {
                 runtime.promoted = promoted;
             }
         }
+        self.follow_health();
         self.resolve_new().await;
         if let Err(error) = self.apply() {
             self.config = old;
             self.runtime = runtime;
+            self.follow_health();
             self.restore();
             self.detach_all(&added);
             return Err(Refusal::internal(format!("{error:#}; nothing was changed")));

@@ -13,6 +13,7 @@ use canary_common::{Backend, FrameAddresses, Split, Track, WeightTable};
 use super::{
     books::Books,
     follow::Followers,
+    health::Health,
     interfaces::Away,
     ledger::Ledger,
     promotion::{self, Promoted, Standing},
@@ -119,6 +120,7 @@ pub(super) struct Daemon {
     pub(super) sampled: Option<Instant>,
     pub(super) trials: BTreeMap<String, Trial>,
     pub(super) inbox: Inbox,
+    pub(super) health: Health,
     /// Something was said that the maps do not have yet.
     pub(super) to_apply: bool,
     pub(super) store: Store,
@@ -181,6 +183,7 @@ impl Daemon {
             sampled: None,
             trials: BTreeMap::new(),
             inbox: Inbox::default(),
+            health: Health::default(),
             to_apply: false,
             store,
             started: started.as_secs_f64(),
@@ -190,6 +193,8 @@ impl Daemon {
             config,
         };
         daemon.recall(&saved, damaged, &promoted);
+        daemon.recall_health(&saved.health);
+        daemon.follow_health();
         let away = daemon.store.away();
         daemon.resolve_first().await;
         if let Err(error) = daemon.set_up() {
@@ -235,6 +240,10 @@ impl Daemon {
                 _ if service.canary.is_empty() => Split::NONE,
                 // The file says something new since it was last read.
                 _ if rewritten => configured(),
+                // It was not the operator, nor a rollout, who set that.
+                (Some(Split::NONE), Some(earlier)) if earlier.withheld => {
+                    Split::from_parts(earlier.split)
+                }
                 (Some(split), _) => split,
                 (None, Some(earlier)) => Split::from_parts(earlier.split),
                 (None, None) if damaged => Split::NONE,
@@ -279,10 +288,12 @@ impl Daemon {
         let default = Runtime::default();
         let services = self.services(only).map(|service| {
             let runtime = self.runtime.get(&service.name).unwrap_or(&default);
+            let withheld = self.withholds_canary(service);
             DesiredService {
                 config: service.clone(),
-                split: runtime.split,
+                split: if withheld { Split::NONE } else { runtime.split },
                 drained: runtime.drained.union(&runtime.retiring).copied().collect(),
+                unwell: self.unwell(service),
                 salt: runtime.salt,
                 generation: runtime.generation,
                 epoch: runtime.epoch,
@@ -530,9 +541,14 @@ impl Daemon {
 
     /// Writes down what must survive, if it changed.
     pub(super) fn save(&mut self) {
+        let is_withheld = |name: &str| {
+            let mut named = self.config.services.iter().filter(|service| service.name == name);
+            named.any(|service| self.withholds_canary(service))
+        };
         let services = self.runtime.iter().map(|(name, runtime)| {
             let saved = SavedService {
                 split: runtime.split.parts(),
+                withheld: is_withheld(name),
                 drained: runtime.drained.clone(),
                 file_weight: runtime.file_weight,
                 rolled_back: runtime.rolled_back.clone(),
@@ -543,7 +559,8 @@ impl Daemon {
             };
             (name.clone(), saved)
         });
-        let saved = Saved { services: services.collect(), books: self.books.save() };
+        let (services, health) = (services.collect(), self.save_health());
+        let saved = Saved { services, health, books: self.books.save() };
         if self.last_save.as_ref() == Some(&saved) {
             self.unsaved = None;
             return;

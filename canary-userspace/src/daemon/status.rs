@@ -75,7 +75,9 @@ impl Daemon {
             Some(format!("{name}: the canary was taken out: {why}"))
         });
         let interfaces = self.interface_warnings().into_iter();
-        interfaces.chain(unresolved).chain(rolled_back).chain(self.unsaved.clone()).collect()
+        let unwell = self.health_warnings();
+        let all = interfaces.chain(unresolved).chain(unwell).chain(rolled_back);
+        all.chain(self.unsaved.clone()).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {
@@ -102,13 +104,14 @@ impl Daemon {
         for track in Track::ALL {
             let mut shown = Vec::new();
             for backend in backends(service, track) {
-                let status = self.backend_status(service, backend, pins)?;
+                let status = self.backend_status(service, (track, backend), pins)?;
                 if track == Track::Canary {
                     canary_active += status.counters.active;
                 }
                 shown.push(status);
             }
-            tracks.push(TrackStatus { name: track.name().to_owned(), backends: shown });
+            let (name, panic) = (track.name().to_owned(), self.panics(service, track));
+            tracks.push(TrackStatus { name, panic, backends: shown });
         }
         let configured = self.split(&service.name).fraction();
         let guard = self.guard_status(service);
@@ -150,7 +153,7 @@ impl Daemon {
     fn backend_status(
         &mut self,
         service: &config::Service,
-        backend: &config::Backend,
+        (track, backend): (Track, &config::Backend),
         pins: &Pins,
     ) -> Result<BackendStatus, Refusal> {
         let number = self.backend_number(service, backend);
@@ -167,12 +170,13 @@ impl Daemon {
             (true, 0) => "drained",
             (true, _) => "draining",
             (false, _) if self.is_unresolved(backend.address.ip()) => "unresolved",
-            (false, _) => "active",
+            (false, _) => self.unwell_state(service, track, backend).unwrap_or("active"),
         };
         Ok(BackendStatus {
             address: backend.address.to_string(),
             state: state.to_owned(),
             weight: backend.weight,
+            health: self.shown_health(service, track, backend),
             counters: Counters { steered, ..books::counters(&total, active) },
             handshake_seconds: Times::of(&times.handshake),
             first_byte_seconds: Times::of(&times.first_byte),

@@ -13,13 +13,15 @@ use std::{
 use canary_common::{Histogram, Latencies};
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::SavedLedger, promotion::Promoted, state::Runtime};
+use super::{health::SavedHealth, ledger::SavedLedger, promotion::Promoted, state::Runtime};
 use crate::rollout;
 
 /// The file's content.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saved {
     pub(super) services: BTreeMap<String, SavedService>,
+    #[serde(default)]
+    pub(super) health: SavedHealth,
     pub(super) books: Vec<SavedBook>,
 }
 
@@ -27,6 +29,9 @@ pub(super) struct Saved {
 pub(super) struct SavedService {
     /// In parts of 2^32.
     pub(super) split: u64,
+    /// The maps have 0 meanwhile, as all of the canary are unwell.
+    #[serde(default)]
+    pub(super) withheld: bool,
     pub(super) drained: BTreeSet<SocketAddr>,
     /// The configuration's weight when it was last read.
     pub(super) file_weight: f64,

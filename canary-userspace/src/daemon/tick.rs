@@ -49,6 +49,7 @@ impl Daemon {
             self.fold()?;
             self.forget_expired();
         }
+        self.look_at_health()?;
         self.look_at_trials()
     }
 

@@ -1,6 +1,7 @@
 //! The metrics: Prometheus' text format 0.0.4, for `/metrics` and for
 //! node_exporter's textfile collector.
 
+mod health;
 mod text;
 mod textfile;
 
@@ -33,7 +34,8 @@ pub struct DaemonGauges {
 }
 
 /// The states of `canary_backend_state`, as in [`BackendStatus::state`].
-const BACKEND_STATES: [&str; 4] = ["active", "draining", "drained", "unresolved"];
+const BACKEND_STATES: [&str; 6] =
+    ["active", "draining", "drained", "unresolved", "down", "ejected"];
 /// The values of `SplitStatus::guard`.
 const GUARDS: [&str; 4] = ["armed", "off", "budget-spent", "dead-man"];
 /// The modes of `canary_interface_mode`, as in `Attached::mode`.
@@ -384,6 +386,7 @@ fn backends(text: &mut Text, status: &Status) {
         let labels = of_backend(service, track, backend);
         text.state_set(name, &labels, "state", &BACKEND_STATES, &backend.state);
     }
+    health::render(text, status, &all);
 }
 
 fn of_backend<'a>(

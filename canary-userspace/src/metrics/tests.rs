@@ -13,7 +13,8 @@ use canary_common::Histogram;
 
 use super::*;
 use crate::api::types::{
-    Attached, DataPlane, FlowTableStatus, Guard, RolloutStatus, SplitStatus, Verdict,
+    Attached, BackendHealth, Checked, DataPlane, FlowTableStatus, Guard, LastCheck, RolloutStatus,
+    SplitStatus, Verdict,
 };
 
 fn backend(address: &str, state: &str, counters: Counters) -> BackendStatus {
@@ -49,7 +50,11 @@ fn status() -> Status {
         steered: 15,
         ..Counters::default()
     };
-    let track = |name: &str, backend| TrackStatus { name: name.into(), backends: vec![backend] };
+    let track = |name: &str, backend| TrackStatus {
+        name: name.into(),
+        panic: false,
+        backends: vec![backend],
+    };
     Status {
         version: "0.1.0".into(),
         data_plane: DataPlane {
@@ -316,4 +321,40 @@ fn textfile_that_cannot_be_written_leaves_nothing() {
     assert_eq!(write_textfile(&missing, "").unwrap_err().kind(), io::ErrorKind::NotFound);
     let error = write_textfile(Path::new("/"), "").unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn health_is_of_those_that_are_watched() {
+    let mut status = status();
+    for name in ["canary_backend_up", "canary_backend_checks_total", "canary_track_panic"] {
+        let text = render(&status, &DaemonGauges::default(), Histograms::Full);
+        assert!(!text.contains(name), "{name}");
+    }
+    let tracks = &mut status.services[0].tracks;
+    tracks[0].panic = true;
+    tracks[0].backends[0].state = "ejected".into();
+    tracks[0].backends[0].health = Some(BackendHealth {
+        up: true,
+        checks: Checked { pass: 31, fail: 32, unreachable: 33 },
+        last: Some(LastCheck { seconds: 0.25, ..LastCheck::default() }),
+        ejected_for: Some(3.0),
+        ejections: 34,
+        ..BackendHealth::default()
+    });
+    let text = render(&status, &DaemonGauges::default(), Histograms::Full);
+    let (track, backend) = ("stable", &status.services[0].tracks[0].backends[0].address);
+    let of = format!("{{service=\"web\",track=\"{track}\",backend=\"{backend}\"");
+    for (name, label, value) in [
+        ("canary_backend_up", "", "0"),
+        ("canary_backend_checks_total", r#",result="pass""#, "31"),
+        ("canary_backend_checks_total", r#",result="fail""#, "32"),
+        ("canary_backend_checks_total", r#",result="unreachable""#, "33"),
+        ("canary_backend_check_seconds", "", "0.25"),
+        ("canary_backend_ejections_total", "", "34"),
+        ("canary_backend_state", r#",state="ejected""#, "1"),
+    ] {
+        has(&text, &format!("{name}{of}{label}}} {value}"));
+    }
+    has(&text, r#"canary_track_panic{service="web",track="stable"} 1"#);
+    assert!(!text.contains(r#"canary_track_panic{service="web",track="canary""#), "not watched");
 }

@@ -1,6 +1,6 @@
-//! One `POST` on a connection of its own.
+//! One request on a connection of its own.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt as _, Full};
@@ -9,6 +9,7 @@ use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
     header::{self, HeaderValue},
+    http::{request::Builder, uri::Authority},
 };
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
@@ -105,6 +106,32 @@ impl Target {
         })
     }
 
+    /// A backend. `host` is whom it is asked as, with or without a port; `path`
+    /// has its query.
+    pub(super) fn of(to: SocketAddr, tls: bool, host: Option<&str>, path: &str) -> Self {
+        let authority = host.map_or_else(|| to.to_string(), ToOwned::to_owned);
+        let name = authority.parse::<Authority>().ok();
+        let name = name.map(|name| name.host().trim_matches(['[', ']']).to_owned());
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (path, None),
+        };
+        Self {
+            tls,
+            host: name.unwrap_or_else(|| to.ip().to_string()),
+            port: to.port(),
+            authority,
+            path: path.to_owned(),
+            query,
+            login: None,
+        }
+    }
+
+    fn path_and_query(&self) -> String {
+        let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        format!("{}{query}", self.path)
+    }
+
     /// The same with more of a path; the query stays behind it.
     pub(super) fn below(mut self, more: &str) -> Self {
         self.path = format!("{}{more}", self.path.trim_end_matches('/'));
@@ -193,12 +220,35 @@ pub(super) async fn post(
     let stream = connect(to, within).await?;
     // Small requests, each waited for.
     stream.set_nodelay(true).ok();
+    speak(stream, to, true, request(to, what)?, what.limit).await
+}
+
+/// Gets something on a connection that stands; `verify`: from whom the
+/// certificate says it is. As much of the body as `limit` is read. The caller
+/// ends it where it takes too long.
+pub(super) async fn get(
+    stream: TcpStream,
+    to: &Target,
+    verify: bool,
+    limit: usize,
+) -> Result<Reply, HttpError> {
+    let request = head(Request::get(to.path_and_query()), to).body(Full::default())?;
+    speak(stream, to, verify, request, limit).await
+}
+
+async fn speak(
+    stream: TcpStream,
+    to: &Target,
+    verify: bool,
+    request: Request<Full<Bytes>>,
+    limit: usize,
+) -> Result<Reply, HttpError> {
     if to.tls {
-        let stream = tls::client(stream, &to.host).await;
-        exchange(stream.map_err(|source| HttpError::Tls { to: to.clone(), source })?, to, what)
-            .await
+        let stream = tls::client(stream, &to.host, verify).await;
+        let stream = stream.map_err(|source| HttpError::Tls { to: to.clone(), source })?;
+        exchange(stream, to, request, limit).await
     } else {
-        exchange(stream, to, what).await
+        exchange(stream, to, request, limit).await
     }
 }
 
@@ -227,19 +277,23 @@ async fn connect(to: &Target, within: Duration) -> Result<TcpStream, HttpError> 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     to: &Target,
-    what: Post<'_>,
+    request: Request<Full<Bytes>>,
+    limit: usize,
 ) -> Result<Reply, HttpError> {
     let broken = |source| HttpError::Http { to: to.clone(), source };
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEADER_BYTES).max_headers(HEADERS);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = request(to, what)?;
     let mut reply = std::pin::pin!(async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         let location = response.headers().get(header::LOCATION);
         let location = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into());
-        let (body, whole) = read(response.into_body(), what.limit).await.map_err(broken)?;
+        let (body, whole) = match limit {
+            // Nobody looks at it, so nobody waits for it.
+            0 => (Vec::new(), false),
+            _ => read(response.into_body(), limit).await.map_err(broken)?,
+        };
         Ok(Reply { status, location, body, whole })
     });
     // The connection is driven here and not in a task of its own, so that it
@@ -252,17 +306,20 @@ async fn exchange(
 }
 
 fn request(to: &Target, what: Post<'_>) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-    let query = to.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let mut request = Request::post(format!("{}{query}", to.path))
-        .header(header::HOST, &to.authority)
-        .header(header::USER_AGENT, concat!("canary/", env!("CARGO_PKG_VERSION")))
+    let mut request = head(Request::post(to.path_and_query()), to)
         .header(header::ACCEPT, "application/json, */*;q=0.1")
-        .header(header::CONTENT_TYPE, what.content_type)
-        .header(header::CONNECTION, "close");
+        .header(header::CONTENT_TYPE, what.content_type);
     if let Some(login) = &to.login {
         request = request.header(header::AUTHORIZATION, login);
     }
     request.body(Full::new(Bytes::copy_from_slice(what.body.as_bytes())))
+}
+
+fn head(request: Builder, to: &Target) -> Builder {
+    request
+        .header(header::HOST, &to.authority)
+        .header(header::USER_AGENT, concat!("canary/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
 }
 
 /// The first `limit` bytes, and whether there are no more.

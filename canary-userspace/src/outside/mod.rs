@@ -1,5 +1,6 @@
 //! Asks gates and tells hooks: Prometheus, webhooks and commands. What they get
-//! and what their answers mean is in docs/hooks.md.
+//! and what their answers mean is in docs/hooks.md. Asks backends whether they
+//! are well (`probe`).
 //!
 //! Nothing here knows of the daemon's state. A future that is dropped ends what
 //! it began: its connection is closed, its command's process group is killed.
@@ -7,6 +8,7 @@
 mod about;
 mod command;
 mod http;
+mod probe;
 mod prometheus;
 mod slack;
 mod tls;
@@ -22,6 +24,7 @@ use crate::config::rollout::{Gate, GateKind, Hook, HookKind, Transition};
 pub use self::{
     about::About,
     http::{Target, UrlError},
+    probe::{Probe, Probed},
     prometheus::{names_track, substitute},
 };
 use about::{Body, Sender};

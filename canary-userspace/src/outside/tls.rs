@@ -1,7 +1,7 @@
-//! TLS with the system's roots.
+//! TLS with the system's roots, or with whoever answers.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,9 +10,10 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{InvalidDnsNameError, ServerName},
+        ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{self, CryptoProvider, ring},
+        pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime},
     },
 };
 
@@ -41,14 +42,20 @@ const FRESH: Duration = Duration::from_secs(60);
 /// The last one, and when it was read. Sessions are resumed by it too.
 static LAST: Mutex<Option<(Instant, Arc<ClientConfig>)>> = Mutex::new(None);
 
-/// Begins TLS as a client of `host`, a name or an address.
+/// The same for those whose certificate nobody looks at.
+static UNVERIFIED: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+
+/// Begins TLS as a client of `host`, a name or an address. Without `verify`
+/// whoever answers will do.
 pub(super) async fn client(
     stream: TcpStream,
     host: &str,
+    verify: bool,
 ) -> Result<TlsStream<TcpStream>, TlsError> {
     let name = ServerName::try_from(host.to_owned());
     let name = name.map_err(|error| TlsError::Name(host.to_owned(), error))?;
-    let connector = TlsConnector::from(config().await?);
+    let config = if verify { config().await? } else { unverified()? };
+    let connector = TlsConnector::from(config);
     connector.connect(name, stream).await.map_err(TlsError::Handshake)
 }
 
@@ -80,4 +87,59 @@ fn read() -> Result<ClientConfig, TlsError> {
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn unverified() -> Result<Arc<ClientConfig>, TlsError> {
+    if let Some(config) = UNVERIFIED.get() {
+        return Ok(config.clone());
+    }
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let anybody = Arc::new(Anybody(provider));
+    let builder = builder.dangerous().with_custom_certificate_verifier(anybody);
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(UNVERIFIED.get_or_init(|| Arc::new(config)).clone())
+}
+
+/// Takes any certificate, of which the other end must have the key.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

@@ -24,6 +24,8 @@ pub struct DesiredService {
     pub split: Split,
     /// Backends that take no new flows.
     pub drained: BTreeSet<SocketAddr>,
+    /// Backends that are not well enough for new flows.
+    pub unwell: BTreeSet<SocketAddr>,
     /// Of the split's hash: another one draws anew whose the canary is.
     pub salt: u32,
     /// Any number that is raised to have flows cut that were born to the
@@ -64,7 +66,9 @@ impl DesiredService {
     /// Whether a backend takes new flows.
     #[must_use]
     pub fn is_usable(&self, backend: &config::Backend) -> bool {
-        backend.weight > 0 && !self.drained.contains(&backend.address)
+        backend.weight > 0
+            && !self.drained.contains(&backend.address)
+            && !self.unwell.contains(&backend.address)
     }
 
     /// Whether a track takes new flows.

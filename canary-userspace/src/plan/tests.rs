@@ -23,6 +23,7 @@ fn desired(text: &str, split: f64) -> Desired {
         config,
         split: Split::from_fraction(split).unwrap(),
         drained: BTreeSet::new(),
+        unwell: BTreeSet::new(),
         salt: 0,
         generation: 0,
         steered: false,
@@ -120,6 +121,36 @@ fn a_drain_changes_one_table() {
     assert_eq!(next.writes, [Write::DropTable { number: old }]);
     assert!(!planned.writes.iter().any(|w| matches!(w, Write::ForgetPins { .. })));
     assert_ne!(planned.after.backends[&gone].flags & BackendFlags::PRESENT, 0);
+}
+
+/// Who is unwell leaves its track's table, and nobody else moves more than
+/// Maglev moves them.
+#[test]
+fn who_is_unwell_leaves_and_comes_back_to_the_same_slots() {
+    let stable: Vec<String> = (11..21).map(|n| format!("'10.0.0.{n}:8080'")).collect();
+    let text =
+        format!("[service.web]\nlisten = '203.0.113.10:80'\nstable = [{}]\n", stable.join(", "));
+    let mut wanted = desired(&text, 0.0);
+    let slots = |planned: &Planned| match planned.writes.iter().find_map(|write| match write {
+        Write::Table { slots, .. } => Some(slots.clone()),
+        _ => None,
+    }) {
+        Some(slots) => slots,
+        None => panic!("no table: {:?}", planned.writes),
+    };
+    let first = plan(&wanted, &Observed::default()).unwrap();
+    let unwell: SocketAddr = "10.0.0.11:8080".parse().unwrap();
+    wanted.services[0].unwell.insert(unwell);
+    let second = plan(&wanted, &first.after).unwrap();
+    let number = *first.after.services.keys().next().unwrap();
+    let gone = first.after.backend_number(number, unwell).unwrap();
+    let (before, after) = (slots(&first), slots(&second));
+    assert!(before.contains(&gone) && !after.contains(&gone));
+    let moved = before.iter().zip(&after).filter(|(b, a)| **b != gone && b != a).count();
+    assert!(moved * 20 < before.len(), "{moved} of {} slots moved needlessly", before.len());
+    assert!(!second.writes.iter().any(|w| matches!(w, Write::ForgetPins { .. })));
+    wanted.services[0].unwell.clear();
+    assert_eq!(slots(&plan(&wanted, &second.after).unwrap()), before);
 }
 
 #[test]

@@ -48,7 +48,10 @@ impl Nginx {
         let directory = lab.directory.join(host);
         fs::create_dir_all(&directory)?;
         // For downloads: larger than a slow client takes in half a minute.
-        fs::write(directory.join("large"), vec![b'x'; 45 << 20])?;
+        let large = directory.join("large");
+        if !large.exists() {
+            fs::write(large, vec![b'x'; 45 << 20])?;
+        }
         let config = directory.join("nginx.conf");
         fs::write(&config, text(&directory, host, behaviour))?;
         let mut command = lab.on(host, "nginx");
@@ -70,6 +73,40 @@ impl Nginx {
         let pid = i32::try_from(self.process.pid())?;
         // SAFETY: a signal to a child of ours.
         unsafe { libc::kill(pid, libc::SIGHUP) };
+        Ok(())
+    }
+
+    /// What it says of itself at `/healthz`: all else stays as it is.
+    ///
+    /// # Errors
+    /// Where its directory cannot be written to.
+    pub fn be_sick(&self, sick: bool) -> Result<()> {
+        let file = self.config.with_file_name("sick");
+        let done = if sick { fs::write(file, "") } else { fs::remove_file(file) };
+        Ok(done?)
+    }
+
+    /// Starts it again, after [`Nginx::stop`].
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn restart(&mut self, lab: &Lab) -> Result<()> {
+        *self = Self::start(lab, &self.host)?;
+        Ok(())
+    }
+
+    /// Has it hang, or go on: its kernel still takes connections.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn freeze(&self, hang: bool) -> Result<()> {
+        let pid = self.process.pid();
+        let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        for pid in workers.split_whitespace().map(str::parse).chain([Ok(pid.cast_signed())]) {
+            let signal = if hang { libc::SIGSTOP } else { libc::SIGCONT };
+            // SAFETY: a signal to a child of ours, or one of its own.
+            unsafe { libc::kill(pid?, signal) };
+        }
         Ok(())
     }
 
@@ -123,6 +160,7 @@ http {{
   server {{
     client_max_body_size 64m; listen {PORT} backlog=8192; listen [::]:{PORT} backlog=8192;
     location / {{ {answer} }}
+    location = /healthz {{ if (-f {directory}/sick) {{ return 503; }} return 200 \"well\\n\"; }}
     {failing}
     # Takes all of what is sent before it answers.
     location /up {{ proxy_pass http://127.0.0.1:{PORT}/; }}

@@ -110,16 +110,24 @@ pub struct RolloutStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrackStatus {
     pub name: String,
+    /// Every backend is down by its checks, which is not heeded: new flows go
+    /// to all of them.
+    #[serde(default)]
+    pub panic: bool,
     pub backends: Vec<BackendStatus>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
     pub address: String,
-    /// `active`, `draining`, `drained` (draining and no live pin left) or
-    /// `unresolved` (no next hop known).
+    /// `active`, `draining`, `drained` (draining and no live pin left),
+    /// `unresolved` (no next hop known), `down` (by its checks) or `ejected`
+    /// (it failed clients' connections).
     pub state: String,
     pub weight: u32,
+    /// `null` where it is not watched.
+    #[serde(default)]
+    pub health: Option<BackendHealth>,
     #[serde(flatten)]
     pub counters: Counters,
     /// First SYN to SYN-ACK.
@@ -128,6 +136,50 @@ pub struct BackendStatus {
     /// First byte of what a client sent to the first byte of the answer.
     #[serde(default)]
     pub first_byte_seconds: Times,
+}
+
+/// How a backend is, by its checks and by what its clients met.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendHealth {
+    /// `tcp`, `http`, `https`, `command` or `none`.
+    pub check: String,
+    /// By its checks; without one it is.
+    pub up: bool,
+    /// When that last changed, in seconds since 1970.
+    pub since: Option<f64>,
+    pub checks: Checked,
+    pub last: Option<LastCheck>,
+    /// Seconds for which it is ejected yet.
+    pub ejected_for: Option<f64>,
+    /// Since the daemon started.
+    pub ejections: u64,
+    /// Nobody is there any more: its flows were given back.
+    pub gone: bool,
+}
+
+/// Checks by their result, since the daemon started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Checked {
+    pub pass: u64,
+    pub fail: u64,
+    /// No connection came about.
+    pub unreachable: u64,
+}
+
+/// The last check of a backend.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastCheck {
+    /// `pass`, `fail` or `unreachable`.
+    pub result: String,
+    /// For people.
+    pub detail: String,
+    /// Seconds since 1970.
+    pub at: f64,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// Times in seconds, since the data plane was loaded. Quantiles are upper

@@ -78,6 +78,9 @@ pub struct HistoryEntry {
     /// The canary's share afterwards, a fraction of 1.
     pub split: f64,
     pub reason: String,
+    /// Of a backend's health alone: whose; `from` and `to` are its states.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub backend: String,
     /// The judgement at that moment, as in [`Explanation::judgement`].
     pub evidence: serde_json::Value,
     /// Who made a change that is no move of a rollout (`weight`, `drain`,

@@ -1,5 +1,6 @@
 //! Output for people.
 
+mod health;
 mod trial;
 
 use std::{
@@ -82,6 +83,7 @@ pub(super) fn status(status: &Status, colours: bool) -> String {
         text.push_str(&headline(service, colours));
         text.push_str(&backends(service));
         text.push_str(&answers(service));
+        text.push_str(&health::health(service, colours));
         if service.rollout.promoted {
             text.push_str(
                 "  promoted: what the configuration calls canary is stable now; write it so, and \
@@ -389,8 +391,11 @@ handshake 42 µs, lived 1.50 s
             handshake_timeouts: 3,
             ..Counters::default()
         };
-        let track =
-            |name: &str, backend| TrackStatus { name: name.to_owned(), backends: vec![backend] };
+        let track = |name: &str, backend| TrackStatus {
+            name: name.to_owned(),
+            panic: false,
+            backends: vec![backend],
+        };
         let mut service = ServiceStatus {
             name: "web".to_owned(),
             listen: "203.0.113.10:80".to_owned(),

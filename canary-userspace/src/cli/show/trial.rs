@@ -42,6 +42,7 @@ pub(in crate::cli) fn history(history: &History) -> String {
     }
     let line = |entry: &HistoryEntry| {
         let (rollout, step) = match entry.rollout {
+            0 if entry.event == "health" => (entry.backend.clone(), String::new()),
             0 => ("by hand".to_owned(), String::new()),
             number => (format!("#{number}"), format!("step {} of {}  ", entry.step, entry.steps)),
         };

@@ -434,7 +434,7 @@ signals = [\"latency\", «\"http\"»]
 
 #[test]
 fn rendering() {
-    let text = web("canary = [\"10.0.0.21:80\"]\n\tweight = \"150%\"\nport = 80\n");
+    let text = web("canary = [\"10.0.0.21:80\"]\n\tweight = \"150%\"\ncolour = 80\n");
     let mistakes = parse(&text, "/etc/canary/canary.toml").unwrap_err();
     assert_eq!(
         mistakes.to_string(),
@@ -444,11 +444,11 @@ fn rendering() {
              ^^^^^^
   write a share between 0% and 100%, for example \"5%\"
 
-/etc/canary/canary.toml:7:1: unknown key `port`
-    port = 80
-    ^^^^
+/etc/canary/canary.toml:7:1: unknown key `colour`
+    colour = 80
+    ^^^^^^
   the keys in [service.NAME] are `listen`, `protocol`, `forward`, `stable`, `canary`, `weight`, \
-`affinity`, `seed`, `table_size`, `timeouts`, `rollback`, `rollout`, `evidence`, `steer` and `signals`
+`affinity`, `seed`, `table_size`, `timeouts`, `rollback`, `rollout`, `evidence`, `health`, `steer` and `signals`
 
 2 mistakes; nothing was changed"
     );

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod files;
+mod health;
 mod mistakes;
 mod rollout;
 mod rollout_mistakes;

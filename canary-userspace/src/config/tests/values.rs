@@ -7,8 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{SHORT, good};
 use crate::config::{
-    Affinity, Backend, Config, Evidence, Histograms, Log, LogTarget, Metrics, Protocol, Rollback,
-    Service, SocketAccess, Timeouts, XdpMode,
+    Affinity, Backend, Config, Evidence, Health, Histograms, Log, LogTarget, Metrics, Protocol,
+    Rollback, Service, SocketAccess, Timeouts, XdpMode,
 };
 
 fn backend(address: &str, weight: u32) -> Backend {
@@ -47,6 +47,7 @@ fn defaults() {
         rollback: Rollback::default(),
         rollout: None,
         evidence: Evidence::default(),
+        health: [Health::default(), Health::default()],
         steer: Vec::new(),
         signals: Signals::ALL,
     };
@@ -128,6 +129,7 @@ signals = []
         rollback: Rollback { enabled: false, max_excess: 0.025, min_connections: 100 },
         rollout: None,
         evidence: nothing_watched(),
+        health: [Health::default(), Health::default()],
         steer: Vec::new(),
         signals: 0,
     };

@@ -162,6 +162,7 @@ impl Daemon {
         runtime.retiring.clear();
         runtime.ledger.begin();
         self.to_apply = true;
+        self.follow_health();
     }
 
     /// Into history and log, with the evidence of this moment.
@@ -181,6 +182,7 @@ impl Daemon {
             steps: plan.rollout.steps.len() as u32,
             split: entry.split,
             reason: entry.reason.clone(),
+            backend: String::new(),
             evidence: serde_json::to_value(judgement).unwrap_or_default(),
             by: String::new(),
         };

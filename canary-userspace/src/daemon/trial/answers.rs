@@ -1,5 +1,7 @@
 //! What operators are told of rollouts.
 
+use canary_common::Track;
+
 use super::super::{journal::Journal, state::Daemon};
 use crate::{
     api::{
@@ -116,6 +118,7 @@ impl Daemon {
         } else {
             text.push("nothing is on trial: the canary gets no new connections".to_owned());
         }
+        text.extend(self.health_lines(&service, &Track::ALL));
         let status = self.status(Some(name))?;
         let status = status.services.into_iter().next().unwrap_or_default();
         Ok(Explanation {
@@ -153,8 +156,11 @@ impl Daemon {
 
     pub(in crate::daemon) fn history(&self, name: &str, limit: usize) -> Result<History, Refusal> {
         self.service(name)?;
-        let entries: Vec<HistoryEntry> =
-            self.history_of(name).last(limit).map_err(Refusal::internal)?;
+        let last = |journal: Journal| journal.last(limit).map_err(Refusal::internal);
+        let mut entries: Vec<HistoryEntry> = last(self.history_of(name))?;
+        entries.extend(last(self.health_journal(name))?);
+        entries.sort_by(|a, b| a.at.total_cmp(&b.at));
+        entries.drain(..entries.len().saturating_sub(limit));
         Ok(History { service: name.to_owned(), entries })
     }
 }

@@ -262,7 +262,7 @@ impl Trial {
 }
 
 /// Whether it is so long ago; it is now, then.
-fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
+pub(super) fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
     let due = last.is_none_or(|last| last.elapsed() >= every);
     if due {
         *last = Some(Instant::now());
@@ -292,7 +292,7 @@ fn plan_of(service: &config::Service, promoted: bool) -> (Rollout, rollout::Fing
     (rollout, fingerprint)
 }
 
-fn seconds_since_1970() -> f64 {
+pub(super) fn seconds_since_1970() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 

@@ -72,8 +72,10 @@ impl Daemon {
     /// Whether a track has a backend that takes new flows, and a way there.
     fn is_reachable(&self, service: &config::Service, track: Track) -> bool {
         let runtime = self.runtime.get(&service.name);
+        let unwell = self.unwell(service);
         backends(service, track).iter().any(|backend| {
             backend.weight > 0
+                && !unwell.contains(&backend.address)
                 && runtime.is_none_or(|runtime| !runtime.drained.contains(&backend.address))
                 && self.hops.contains_key(&backend.address.ip())
         })

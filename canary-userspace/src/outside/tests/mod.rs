@@ -4,6 +4,7 @@
 
 mod body;
 mod command;
+mod probe;
 mod prometheus;
 mod webhook;
 

@@ -5,7 +5,7 @@ mod rollout;
 
 use std::collections::BTreeSet;
 
-use canary::config::{Config, Mistake, parse};
+use canary::config::{Config, Health, Mistake, health::CheckKind, parse};
 use canary_common::MAX_TABLE_SIZE;
 
 use super::{Format, Target, mark};
@@ -96,6 +96,30 @@ const DICTIONARY: &[&[u8]] = &[
     b"handshake",
     b"first-byte",
     b"signals",
+    b"health",
+    b"check",
+    b"port",
+    b"path",
+    b"host",
+    b"status",
+    b"body",
+    b"verify",
+    b"interval",
+    b"jitter",
+    b"rise",
+    b"fall",
+    b"initial",
+    b"gone_after",
+    b"eject",
+    b"consecutive",
+    b"window",
+    b"base",
+    b"longest",
+    b"most",
+    b"\"never\"",
+    b"\"http\"",
+    b"\"200-299\"",
+    b"[service.a.health]\n",
     b"\"auto\"",
     b"\"rolling\"",
     b"\"blue-green\"",
@@ -216,6 +240,17 @@ fn kind(message: &str) -> String {
     outside.chars().filter(|c| !c.is_ascii_digit()).take(60).collect()
 }
 
+fn is_sound(health: &Health) -> bool {
+    let by_command = health.check == Some(CheckKind::Command);
+    (!by_command || health.command.first().is_some_and(|program| program.starts_with('/')))
+        && (health.check.is_none() || health.timeout <= health.interval)
+        && health.http.path.starts_with('/')
+        && health.rise > 0
+        && health.fall > 0
+        && health.eject.base <= health.eject.longest
+        && (0.0..=1.0).contains(&health.eject.most)
+}
+
 /// What everything behind the reader relies on.
 fn check_config(config: &Config, text: &str) -> Result<Vec<u64>, String> {
     if parse(text, "again.toml").as_ref() != Ok(config) {
@@ -239,6 +274,8 @@ fn check_config(config: &Config, text: &str) -> Result<Vec<u64>, String> {
             "a backend that can't be reached"
         } else if !listeners.insert((service.listen, service.protocol.name())) {
             "two services on one listener"
+        } else if service.health.iter().any(|health| !is_sound(health)) {
+            "health that cannot be watched"
         } else if let Some(wrong) = rollout::wrong(service) {
             wrong
         } else {
@@ -258,5 +295,11 @@ fn check_config(config: &Config, text: &str) -> Result<Vec<u64>, String> {
         )),
         mark(service.rollout.as_ref().map(rollout::shape)),
         mark(rollout::watched(&service.evidence)),
+        mark(
+            service
+                .health
+                .each_ref()
+                .map(|health| (health.check.map(|c| c as u8), health.eject.enabled)),
+        ),
     ])
 }
