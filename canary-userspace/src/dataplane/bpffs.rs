@@ -62,6 +62,21 @@ pub(super) fn link_path(bpffs: &Path, interface: &str, native: bool) -> PathBuf 
     bpffs.join(format!("link_{mode}_{}", interface.replace('%', "%25").replace('.', "%2e")))
 }
 
+/// Where links are pinned, in the order of their names.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub(super) fn links(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let entries = fs::read_dir(bpffs).context(|| format!("reading {}", bpffs.display()))?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let is_link = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"link_"))
+    };
+    let mut links: Vec<PathBuf> = paths.filter(is_link).collect();
+    links.sort();
+    Ok(links)
+}
+
 /// The sole right to what is pinned in a directory; goes with the process.
 #[derive(Debug)]
 pub(super) struct PinsLock(#[expect(dead_code, reason = "held, not used")] File);
