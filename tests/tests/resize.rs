@@ -108,9 +108,10 @@ fn a_start_goes_on_from_where_one_was_killed() {
                 signals: 0,
                 sole: true,
             };
-            at(&bed.lab, "lb", || resize_until(&options, step))?.with_context(|| format!("{step:?}"))?;
+            at(&bed.lab, "lb", || resize_until(&options, step))?
+                .with_context(|| format!("{step:?}"))?;
             // The one that is killed has no say in what the next one wants.
-            room = if number % 2 == 0 { next } else { 8192 };
+            room = if number % 3 == 0 { 8192 } else { next };
             restart(&mut bed, room).with_context(|| format!("after {step:?}"))?;
             let left: Vec<_> = fs::read_dir(bed.lab.bpffs())?
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -139,13 +140,8 @@ fn too_small_a_table_is_refused() {
             Ok(names)
         };
         let before = pins(&bed)?;
-        let options = OpenOptions {
-            bpffs: bed.lab.bpffs(),
-            flows: 64,
-            log: false,
-            signals: 0,
-            sole: true,
-        };
+        let options =
+            OpenOptions { bpffs: bed.lab.bpffs(), flows: 64, log: false, signals: 0, sole: true };
         let refused = at(&bed.lab, "lb", || resize_until(&options, Step::Done))?;
         let refused = refused.err().context("it was not refused")?.to_string();
         for part in ["live connections (and room for 4096)", "asks room for (64)"] {

@@ -119,11 +119,13 @@ impl FlowTable {
         for bucket in 0..self.buckets() {
             for way in 0..WAYS {
                 // A packet may take it in between; then there is another flow.
-                let tries = (0..HOLD_TRIES).any(|_| self.make_free(bucket, way, now, spill) && {
-                    let there = self.ctl(bucket, way);
-                    // The tag is nobody's: no look-up stops at it but by chance.
-                    there.state() == FlowState::Free
-                        && self.fill(bucket, way, there, way as u32, &holder)
+                let tries = (0..HOLD_TRIES).any(|_| {
+                    self.make_free(bucket, way, now, spill) && {
+                        let there = self.ctl(bucket, way);
+                        // The tag is nobody's: no look-up stops at it but by chance.
+                        there.state() == FlowState::Free
+                            && self.fill(bucket, way, there, way as u32, &holder)
+                    }
                 });
                 held += u64::from(tries);
             }
@@ -287,8 +289,7 @@ mod tests {
     #[test]
     fn fins_that_two_programs_saw_close_it() {
         let (client, backend) = (FlowFlags::FIN_CLIENT, FlowFlags::FIN_BACKEND);
-        let both =
-            merge(ctl(FlowState::Established, client), ctl(FlowState::Established, backend));
+        let both = merge(ctl(FlowState::Established, client), ctl(FlowState::Established, backend));
         assert_eq!(both, Some((FlowState::Closing, client | backend)));
     }
 

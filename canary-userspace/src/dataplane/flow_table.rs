@@ -149,7 +149,11 @@ impl FlowTable {
     }
 
     /// Every way in use of these buckets, read consistently.
-    pub(super) fn each_record(&self, buckets: Range<u32>, mut each: impl FnMut(u32, usize, &Flow, Ctl)) {
+    pub(super) fn each_record(
+        &self,
+        buckets: Range<u32>,
+        mut each: impl FnMut(u32, usize, &Flow, Ctl),
+    ) {
         for bucket in buckets {
             for way in 0..WAYS {
                 if let Some((flow, ctl)) = self.record(bucket, way) {
