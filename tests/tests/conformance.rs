@@ -387,6 +387,8 @@ fn a_full_bucket() {
     isolated(|| {
         // The smallest table: two buckets of four ways.
         let mut bed = Bed::with(false, false, 1, INGRESS, true)?;
+        // Nothing is over by its time, however slow the machine is.
+        bed.plane.timeouts(1, 60_000)?;
         let established = 40_000..40_064;
         for port in established.clone() {
             bed.client.set_port(port);

@@ -140,6 +140,17 @@ pub enum XdpMode {
     Generic,
 }
 
+impl XdpMode {
+    /// As the file has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metrics {
     /// `None`: no HTTP listener.

@@ -11,7 +11,8 @@ use crate::{
         request::{Peer, Refusal},
         types::Reloaded,
     },
-    config::{self, Config},
+    config::{self, Config, XdpMode},
+    dataplane::Dataplane,
     rollout,
 };
 
@@ -54,7 +55,12 @@ impl Daemon {
             .filter(|i| !self.config.interfaces.contains(i))
             .cloned()
             .collect();
-        self.attach_all(&added)?;
+        let modes = self.modes();
+        let mode = std::mem::replace(&mut self.config.xdp_mode, new.xdp_mode);
+        let attached = self.attach_all(&added);
+        let attached = attached.and_then(|()| self.set_modes(new.xdp_mode, &modes, &added));
+        self.config.xdp_mode = mode;
+        attached?;
         let old = std::mem::replace(&mut self.config, new);
         let runtime = self.runtime.clone();
         self.follow(&old);
@@ -71,6 +77,7 @@ impl Daemon {
             self.follow_health();
             self.restore();
             self.detach_all(&added);
+            self.restore_modes(&modes);
             return Err(Refusal::internal(format!("{error:#}; nothing was changed")));
         }
         let removed: Vec<_> = old
@@ -141,6 +148,39 @@ impl Daemon {
         Ok(())
     }
 
+    /// The mode of each interface that is attached.
+    fn modes(&self) -> Vec<(String, XdpMode)> {
+        let attached = self.plane.iter().flat_map(Dataplane::attachments);
+        let mode = |native| if native { XdpMode::Native } else { XdpMode::Generic };
+        attached.map(|a| (a.interface.clone(), mode(a.native))).collect()
+    }
+
+    /// Interfaces that are attached get another mode. Where one cannot have it
+    /// the others get back what they had, and `added` are let go.
+    fn set_modes(
+        &mut self,
+        mode: XdpMode,
+        before: &[(String, XdpMode)],
+        added: &[String],
+    ) -> Result<(), Refusal> {
+        let all: Vec<String> = self.modes().into_iter().map(|(interface, _)| interface).collect();
+        let set = all.iter().try_for_each(|interface| self.plane()?.set_mode(interface, mode));
+        set.map_err(|error| {
+            self.detach_all(added);
+            self.restore_modes(before);
+            Refusal::conflict(format!("{error}; nothing was changed"))
+        })
+    }
+
+    fn restore_modes(&mut self, before: &[(String, XdpMode)]) {
+        for (interface, mode) in before {
+            let set = self.plane().and_then(|plane| plane.set_mode(interface, *mode));
+            if let Err(error) = set {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
     fn detach_all(&mut self, interfaces: &[String]) {
         for interface in interfaces {
             if self.away.remove(interface).is_some() {
@@ -190,7 +230,6 @@ fn concerns_rollout(former: &config::Service, new: &config::Service) -> bool {
 /// Keys that are read at start only.
 fn needs_restart(old: &Config, new: &Config) -> Result<(), Refusal> {
     let changed: Vec<_> = [
-        ("xdp_mode", old.xdp_mode != new.xdp_mode),
         ("flows", old.flows != new.flows),
         ("socket", old.socket != new.socket),
         ("socket_group, socket_mode, read_group", old.socket_access != new.socket_access),
@@ -217,6 +256,9 @@ fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut changes = Vec::new();
     if old.interfaces != new.interfaces {
         changes.push(format!("interfaces: {}", new.interfaces.join(", ")));
+    }
+    if old.xdp_mode != new.xdp_mode {
+        changes.push(format!("xdp_mode: {}", new.xdp_mode.name()));
     }
     for service in &new.services {
         match old.services.iter().find(|s| s.name == service.name) {

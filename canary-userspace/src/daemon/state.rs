@@ -131,6 +131,8 @@ pub(super) struct Daemon {
     pub(super) unsaved: Option<String>,
     /// When that was last tried.
     tried_to_save: Instant,
+    /// No new flows, for `detach` is to follow: since somebody asked last.
+    pub(super) leaving: Option<Instant>,
 }
 
 impl Daemon {
@@ -190,6 +192,7 @@ impl Daemon {
             last_save: None,
             unsaved: None,
             tried_to_save: Instant::now(),
+            leaving: None,
             config,
         };
         daemon.recall(&saved, damaged, &promoted);
@@ -292,7 +295,12 @@ impl Daemon {
             DesiredService {
                 config: service.clone(),
                 split: if withheld { Split::NONE } else { runtime.split },
-                drained: runtime.drained.union(&runtime.retiring).copied().collect(),
+                drained: match self.leaving {
+                    Some(_) => {
+                        service.stable.iter().chain(&service.canary).map(|b| b.address).collect()
+                    }
+                    None => runtime.drained.union(&runtime.retiring).copied().collect(),
+                },
                 unwell: self.unwell(service),
                 salt: runtime.salt,
                 generation: runtime.generation,

@@ -76,8 +76,8 @@ impl Daemon {
         });
         let interfaces = self.interface_warnings().into_iter();
         let unwell = self.health_warnings();
-        let all = interfaces.chain(unresolved).chain(unwell).chain(rolled_back);
-        all.chain(self.unsaved.clone()).collect()
+        let last = self.unsaved.clone().into_iter().chain(self.leaving_warning());
+        interfaces.chain(unresolved).chain(unwell).chain(rolled_back).chain(last).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {
@@ -162,10 +162,11 @@ impl Daemon {
         let total = self.total(&key).map_err(Refusal::internal)?;
         let times = self.times(&key);
         let steered = self.steered_connections(service, backend).map_err(Refusal::internal)?;
-        let drained = self.runtime.get(&service.name).is_some_and(|runtime| {
-            runtime.drained.contains(&backend.address)
-                || runtime.retiring.contains(&backend.address)
-        });
+        let drained = self.leaving.is_some()
+            || self.runtime.get(&service.name).is_some_and(|runtime| {
+                runtime.drained.contains(&backend.address)
+                    || runtime.retiring.contains(&backend.address)
+            });
         let state = match (drained || backend.weight == 0, active) {
             (true, 0) => "drained",
             (true, _) => "draining",

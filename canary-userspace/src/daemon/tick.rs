@@ -23,6 +23,7 @@ impl Daemon {
             plane.flush_log();
         }
         self.tell_who_follows();
+        self.leave_no_longer();
         self.store.breathe();
         self.save_again();
         if std::mem::take(&mut self.has_freed) {

@@ -1,6 +1,6 @@
 //! Attaching to interfaces, by links that outlive the daemon.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
@@ -50,7 +50,7 @@ impl Dataplane {
             // Renamed while no daemon ran: what was attached goes on there.
             self.pinned_elsewhere(interface).ok_or(missing)
         })?;
-        let (native, link) = match self.adopt(interface, ifindex)? {
+        let (native, link) = match self.adopt(interface, ifindex, mode)? {
             Some(adopted) => adopted,
             None => self.attach_new(interface, ifindex, mode)?,
         };
@@ -126,6 +126,7 @@ impl Dataplane {
         &mut self,
         interface: &str,
         ifindex: u32,
+        mode: config::XdpMode,
     ) -> Result<Option<(bool, PinnedLink)>, DataplaneError> {
         for native in [true, false] {
             let path = bpffs::link_path(&self.bpffs, interface, native);
@@ -134,12 +135,83 @@ impl Dataplane {
             }
             if let Some(link) = self.take_over(&path, ifindex)? {
                 tracing::info!("took over the program on {interface}");
-                return Ok(Some((native, link)));
+                return if is_wanted(mode, native) {
+                    Ok(Some((native, link)))
+                } else {
+                    self.exchange(interface, ifindex, mode, link).map(Some)
+                };
             }
             // The interface it was on is gone; one of the same name is not it.
             std::fs::remove_file(&path).context(|| format!("removing {}", path.display()))?;
         }
         Ok(None)
+    }
+
+    /// Brings the program on an interface to another mode. For a moment the
+    /// interface has none, and its packets go to the kernel.
+    ///
+    /// # Errors
+    /// Where it cannot have that mode: it has the former one again then.
+    pub fn set_mode(
+        &mut self,
+        interface: &str,
+        mode: config::XdpMode,
+    ) -> Result<(), DataplaneError> {
+        let is_other =
+            |(a, _): &(Attachment, _)| a.interface == interface && !is_wanted(mode, a.native);
+        let Some(at) = self.links.iter().position(is_other) else { return Ok(()) };
+        let (attachment, link) = self.links.remove(at);
+        let ifindex = attachment.ifindex;
+        match self.exchange(interface, ifindex, mode, link) {
+            Ok((native, link)) => {
+                self.links.push((Attachment { native, ..attachment }, link));
+                Ok(())
+            }
+            Err(error) => {
+                // It is attached as before, if that was possible.
+                if let Ok(Some((native, link))) =
+                    self.adopt(interface, ifindex, config::XdpMode::Auto)
+                {
+                    self.links.push((Attachment { native, ..attachment }, link));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A link keeps its mode, and an interface has one mode at a time: the link
+    /// goes, and one of the other mode comes. Where that fails it is attached as
+    /// before, and pinned.
+    fn exchange(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: config::XdpMode,
+        link: PinnedLink,
+    ) -> Result<(bool, PinnedLink), DataplaneError> {
+        let native = mode == config::XdpMode::Native;
+        let path = bpffs::link_path(&self.bpffs, interface, !native);
+        let begun = Instant::now();
+        // By this call it is detached when it returns; by the pin's removal
+        // alone some time after.
+        bpffs::detach_link(&path).context(|| format!("detaching from {interface}"))?;
+        let exchanged = self.attach_new(interface, ifindex, mode);
+        let bare = begun.elapsed();
+        drop(link.unpin().context(|| format!("detaching from {interface}"))?);
+        match exchanged {
+            Ok(attached) => {
+                let (from, to) = if native { ("generic", "native") } else { ("native", "generic") };
+                tracing::warn!(
+                    "{interface} went from {from} to {to} XDP; for {bare:?} its packets went to \
+                     the kernel"
+                );
+                Ok(attached)
+            }
+            Err(error) => {
+                self.attach_as(interface, ifindex, !native).map(drop)?;
+                Err(error)
+            }
+        }
     }
 
     /// `None`: the link leads nowhere any more, or to another interface.
@@ -223,6 +295,15 @@ impl Dataplane {
         let link = program.take_link(id).context(doing)?;
         let link = FdLink::try_from(link).context(doing)?;
         link.pin(&path).context(|| format!("pinning {}", path.display()))
+    }
+}
+
+/// Whether a mode that is asked for is had; `auto` takes what there is.
+const fn is_wanted(mode: config::XdpMode, native: bool) -> bool {
+    match mode {
+        config::XdpMode::Auto => true,
+        config::XdpMode::Native => native,
+        config::XdpMode::Generic => !native,
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     ffi::CString,
     fs::{self, File, TryLockError},
     io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -65,6 +68,48 @@ pub(super) fn map_path(bpffs: &Path, name: &str) -> PathBuf {
 pub(super) fn link_path(bpffs: &Path, interface: &str, native: bool) -> PathBuf {
     let mode = if native { "native" } else { "generic" };
     bpffs.join(format!("link_{mode}_{}", interface.replace('%', "%25").replace('.', "%2e")))
+}
+
+/// Where links are pinned, in the order of their names.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub(super) fn links(bpffs: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let entries = fs::read_dir(bpffs).context(|| format!("reading {}", bpffs.display()))?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let is_link =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"link_"));
+    let mut links: Vec<PathBuf> = paths.filter(is_link).collect();
+    links.sort();
+    Ok(links)
+}
+
+/// Detaches a pinned link; it is off its interface when this returns. The pin
+/// stays, and leads nowhere.
+pub(super) fn detach_link(path: &Path) -> io::Result<()> {
+    /// Of `enum bpf_cmd` in linux/bpf.h; the second since Linux 5.9.
+    const OBJ_GET: libc::c_long = 7;
+    const LINK_DETACH: libc::c_long = 34;
+    /// The parts of `union bpf_attr` for these.
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = c_path(path);
+    let get = Get { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the attributes, and the terminated string they name.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const get, size_of::<Get>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor of ours, just made.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let number = link.as_raw_fd();
+    // SAFETY: the attribute is the descriptor's number.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const number, 4) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The sole right to what is pinned in a directory; goes with the process.
@@ -140,7 +185,11 @@ pub fn remove_pins(bpffs: &Path) -> Result<Vec<String>, DataplaneError> {
         return Ok(Vec::new());
     }
     let names = unpin(bpffs)?;
-    fs::remove_dir(bpffs).context(|| format!("removing {}", bpffs.display()))?;
+    match fs::remove_dir(bpffs) {
+        // Who is not root was given the directory, and not the one it is in.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        removed => removed.context(|| format!("removing {}", bpffs.display()))?,
+    }
     Ok(names)
 }
 

@@ -17,6 +17,12 @@ pub enum DataplaneError {
     )]
     Layout { path: PathBuf, found: u32, ours: u32 },
     #[error(
+        "the flow table in {path} has {live} live connections (and room for {now}), more than \
+         `flows` asks room for ({room}); set `flows` to {live} at least (nothing was changed, and \
+         traffic goes on), or start again when there are fewer"
+    )]
+    TooSmall { path: PathBuf, live: u64, room: u64, now: u64 },
+    #[error(
         "{path} is not on a bpffs; mount one (`mount -t bpf bpf /sys/fs/bpf`), or set `bpffs` to \
          a directory on one"
     )]

@@ -175,7 +175,11 @@ impl FlowTable {
     }
 
     /// Every way in use of these buckets, read consistently.
-    fn each_record(&self, buckets: Range<u32>, mut each: impl FnMut(u32, usize, &Flow, Ctl)) {
+    pub(super) fn each_record(
+        &self,
+        buckets: Range<u32>,
+        mut each: impl FnMut(u32, usize, &Flow, Ctl),
+    ) {
         for bucket in buckets {
             for way in 0..WAYS {
                 if let Some((flow, ctl)) = self.record(bucket, way) {
@@ -196,7 +200,7 @@ impl FlowTable {
     /// A way in use; `None` too where it changed hands while being read: what
     /// stands there now was born after the scan began.
     #[inline]
-    fn record(&self, bucket: u32, way: usize) -> Option<(Flow, Ctl)> {
+    pub(super) fn record(&self, bucket: u32, way: usize) -> Option<(Flow, Ctl)> {
         let base = way * size_of::<Flow>();
         let ctl = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
         if !is_live(ctl) {
@@ -213,14 +217,14 @@ impl FlowTable {
     }
 
     /// Takes a way out of use, unless it changed since `ctl` was read.
-    fn free(&self, bucket: u32, way: usize, ctl: Ctl) -> bool {
+    pub(super) fn free(&self, bucket: u32, way: usize, ctl: Ctl) -> bool {
         self.table
             .word(bucket, way * size_of::<Flow>() + CTL)
             .compare_exchange(ctl.0, ctl.freed().0, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
-    fn book_end(&self, flow: &Flow, ctl: Ctl, swept: &mut Swept) {
+    pub(super) fn book_end(&self, flow: &Flow, ctl: Ctl, swept: &mut Swept) {
         swept.freed += 1;
         let book = |field| {
             let word = self.shared_cells.word(u32::from(flow.cell), field);

@@ -3,9 +3,8 @@
 use std::{mem::offset_of, os::fd::BorrowedFd, path::Path, sync::Arc, sync::Mutex};
 
 use aya::{
-    Ebpf, EbpfLoader, Pod, include_bytes_aligned,
+    Ebpf, Pod, include_bytes_aligned,
     maps::{Array, Map, MapData, MapInfo},
-    programs::Xdp,
 };
 use canary_common::{
     ABI, HashKeys, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, Register, Settings, WAYS,
@@ -16,66 +15,35 @@ use super::{
     directory::DirectoryMap,
     error::{Context as _, DataplaneError},
     mapping::{Mapping, Whole},
+    object::Object,
+    resize::{self, FLOWS, NEXT, SWITCH, Step},
 };
-
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.bpf.o"));
 
 /// The benchmark's programs; the daemon has no use for them.
 pub const BENCH_OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.bpf.o"));
-
-/// Maps that outlive the daemon.
-const PINNED: [&str; 16] = [
-    "SETTINGS",
-    "REGISTER",
-    "TABLES",
-    "GUARDS",
-    "FAULTS",
-    "STEER_V4",
-    "STEER_V6",
-    "FLOWS",
-    "OVERFLOW",
-    "OVERFLOWED",
-    "YOUNG",
-    "CELLS",
-    "SHARED_CELLS",
-    "LATENCIES",
-    "REASONS",
-    "INTERFACES",
-];
-
-/// Programs that are run by the daemon, never attached.
-const TOOLS: [&str; 2] = ["canary_where", "canary_clock"];
 
 /// Ways per flow of the configured room: with half of the ways in use, one
 /// flow in thirty finds its bucket full and goes to the overflow map.
 const WAYS_PER_FLOW: u32 = 2;
 /// The overflow map's share of the configured room.
 const OVERFLOW_SHARE: u32 = 8;
-/// What of it flows may have that are not established.
-const YOUNG_SHARE: u32 = 2;
 
 pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     bpffs::prepare(&options.bpffs)?;
     let lock = options.sole.then(|| bpffs::PinsLock::take(&options.bpffs)).transpose()?;
     let earlier = earlier_settings(&options.bpffs)?;
     let adopted = earlier.is_some();
-    let buckets = match earlier_buckets(&options.bpffs)? {
-        Some(buckets) => {
-            warn_of_size(buckets, options.flows);
-            buckets
-        }
-        None => buckets_for(options.flows),
-    };
     let settings = match earlier {
         Some(settings) => settings,
         None => new_settings()?,
     };
-    let hz = jiffies_per_second();
-    let mut ebpf = load_object(options, &settings.keys, hz, buckets)?;
-    let program = load_programs(&mut ebpf)?;
-    let log = if options.log { Some(start_log(&mut ebpf)?) } else { None };
-    let mut plane =
-        assemble(ebpf, options, Loaded { program, adopted, hz, buckets, log, settings, lock })?;
+    let wanted = buckets_for(options.flows);
+    let mut object = match adopted {
+        true => adopt(options, &settings.keys, Step::Done)?,
+        false => Object::load(options, &settings.keys, FLOWS, wanted)?,
+    };
+    let log = if options.log { Some(start_log(&mut object.ebpf)?) } else { None };
+    let mut plane = assemble(object, options, Loaded { adopted, log, settings, lock })?;
     if adopted {
         // Earlier daemons' maps may have none.
         plane.overflow_is_unknown();
@@ -88,24 +56,63 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     Ok(plane)
 }
 
+/// The object on maps of an earlier daemon, whose flow table it brings to the
+/// size that is asked for, or until then.
+fn adopt(options: &OpenOptions, keys: &HashKeys, until: Step) -> Result<Object, DataplaneError> {
+    let bpffs = &options.bpffs;
+    resize::give_up_unfinished(bpffs)?;
+    let mut loaded = None;
+    if resize::is_under_way(bpffs) {
+        tracing::warn!("an earlier start ended while it changed the flow table's size; going on");
+        let mut object = Object::load(options, keys, SWITCH, buckets_of(bpffs, SWITCH)?)?;
+        resize::carry_over(bpffs, &mut object, SWITCH, Step::Done)?;
+        loaded = Some(object);
+    }
+    let (current, wanted) = (buckets_of(bpffs, FLOWS)?, buckets_for(options.flows));
+    if current == wanted {
+        return loaded.map_or_else(|| Object::load(options, keys, FLOWS, current), Ok);
+    }
+    let carried = Object::load(options, keys, NEXT, wanted).and_then(|mut object| {
+        resize::check_room(bpffs, wanted, object.now()?)?;
+        resize::carry_over(bpffs, &mut object, NEXT, until)?;
+        Ok(object)
+    });
+    if carried.is_err() {
+        // What came before the links is taken back; what came after is gone on
+        // from at the next start.
+        resize::give_up_unfinished(bpffs)?;
+    }
+    carried
+}
+
+/// Begins to change the size of a flow table and stops at a step, as a daemon
+/// that is killed there: for tests.
+///
+/// # Errors
+/// As [`Dataplane::open`].
+pub fn resize_until(options: &OpenOptions, until: Step) -> Result<(), DataplaneError> {
+    let _lock = options.sole.then(|| bpffs::PinsLock::take(&options.bpffs)).transpose()?;
+    let earlier = earlier_settings(&options.bpffs)?;
+    let keys = earlier.map(|settings| settings.keys).unwrap_or_default();
+    adopt(options, &keys, until).map(drop)
+}
+
 /// What the steps before know.
 struct Loaded {
-    program: &'static str,
     adopted: bool,
-    hz: u32,
-    buckets: u32,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     settings: Settings,
     lock: Option<bpffs::PinsLock>,
 }
 
 fn assemble(
-    mut ebpf: Ebpf,
+    object: Object,
     options: &OpenOptions,
     loaded: Loaded,
 ) -> Result<Dataplane, DataplaneError> {
+    let Object { mut ebpf, program, hz, buckets } = object;
     let flow_table = FlowTable {
-        table: mapping(&mut ebpf, "FLOWS", loaded.buckets)?,
+        table: mapping(&mut ebpf, "FLOWS", buckets)?,
         shared_cells: mapping(&mut ebpf, "SHARED_CELLS", MAX_CELLS)?,
         overflow: Mutex::new(typed(&mut ebpf, "OVERFLOW")?),
     };
@@ -123,10 +130,10 @@ fn assemble(
         Whole::new::<Register>(fd(&map)).context(|| "mapping REGISTER into memory")?
     };
     Ok(Dataplane {
-        program: loaded.program,
+        program,
         bpffs: options.bpffs.clone(),
         adopted: loaded.adopted,
-        hz: loaded.hz,
+        hz,
         keys: loaded.settings.keys,
         settings: mapping(&mut ebpf, "SETTINGS", 1)?,
         services: Mapping::part(&register, offset_of!(Register, services), MAX_SERVICES),
@@ -150,56 +157,6 @@ fn assemble(
         _lock: loaded.lock,
         ebpf,
     })
-}
-
-fn load_object(
-    options: &OpenOptions,
-    keys: &HashKeys,
-    hz: u32,
-    buckets: u32,
-) -> Result<Ebpf, DataplaneError> {
-    let mask = buckets - 1;
-    let young = overflow_for(buckets) / YOUNG_SHARE;
-    let young_mask = young - 1;
-    let log = u32::from(options.log);
-    let signals = u32::from(options.signals);
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("FLOW_BUCKET_MASK", &mask, true)
-        .override_global("YOUNG_MASK", &young_mask, true)
-        .override_global("JIFFIES_PER_SECOND", &hz, true)
-        .override_global("HASH_KEYS", keys, true)
-        .override_global("LOG", &log, true)
-        .override_global("SIGNALS", &signals, true)
-        .map_max_entries("FLOWS", buckets)
-        .map_max_entries("OVERFLOW", overflow_for(buckets))
-        .map_max_entries("YOUNG", young);
-    for name in PINNED {
-        loader.map_pin_path(name, bpffs::map_path(&options.bpffs, name));
-    }
-    loader.load(OBJECT).context(|| "loading the eBPF object")
-}
-
-/// Loads the packet path, as a multi-buffer program where the kernel knows
-/// these (5.18), and the tools.
-fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, DataplaneError> {
-    for tool in TOOLS {
-        load_program(ebpf, tool)?;
-    }
-    match load_program(ebpf, "canary") {
-        Ok(()) => Ok("canary"),
-        Err(error) => load_program(ebpf, "canary_linear").map(|()| "canary_linear").map_err(
-            // The first refusal tells more: the second may be the same.
-            |_| error,
-        ),
-    }
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), DataplaneError> {
-    let program = ebpf.program_mut(name);
-    let program = program.ok_or_else(|| DataplaneError::NoProgram(name.to_owned()))?;
-    let program: &mut Xdp = program.try_into().context(|| format!("program {name}"))?;
-    program.load().context(|| format!("loading program {name}"))
 }
 
 fn start_log(
@@ -231,24 +188,14 @@ fn earlier_settings(bpffs: &Path) -> Result<Option<Settings>, DataplaneError> {
     if settings.abi == ABI { Ok(Some(settings)) } else { Err(other(settings.abi)) }
 }
 
-/// Size of a pinned flow table: its pins are worth more than a new size.
-fn earlier_buckets(bpffs: &Path) -> Result<Option<u32>, DataplaneError> {
-    let path = bpffs::map_path(bpffs, "FLOWS");
-    if !path.exists() {
-        return Ok(None);
-    }
+/// Buckets of a pinned flow table.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn buckets_of(bpffs: &Path, name: &str) -> Result<u32, DataplaneError> {
+    let path = bpffs::map_path(bpffs, name);
     let info = MapInfo::from_pin(&path).context(|| format!("opening {}", path.display()))?;
-    Ok(Some(info.max_entries()))
-}
-
-fn warn_of_size(buckets: u32, flows: u32) {
-    if buckets != buckets_for(flows) {
-        tracing::warn!(
-            "the flow table that was taken over has room for {} flows and keeps it; another \
-             `flows` needs new maps, after `canary detach`",
-            flows_of(buckets)
-        );
-    }
+    Ok(info.max_entries())
 }
 
 /// Buckets for so many flows, a power of two.
@@ -261,7 +208,7 @@ pub(super) const fn flows_of(buckets: u32) -> u64 {
     buckets as u64 * WAYS as u64 / WAYS_PER_FLOW as u64
 }
 
-fn overflow_for(buckets: u32) -> u32 {
+pub(super) fn overflow_for(buckets: u32) -> u32 {
     (buckets * WAYS as u32 / WAYS_PER_FLOW / OVERFLOW_SHARE).max(1024)
 }
 
@@ -276,16 +223,6 @@ fn new_settings() -> Result<Settings, DataplaneError> {
         *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }
     Ok(Settings { abi: ABI, keys, ..Settings::default() })
-}
-
-/// The kernel's HZ: the coarse clock's resolution is one tick.
-fn jiffies_per_second() -> u32 {
-    const NANOS_PER_SECOND: i64 = 1_000_000_000;
-    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: room for the answer.
-    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
-    let nanos = tick.tv_nsec.max(1);
-    ((NANOS_PER_SECOND + nanos / 2) / nanos) as u32
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
@@ -313,7 +250,7 @@ fn mapping<T: Pod>(
     Mapping::new(fd(&map), len).context(|| format!("mapping {name} into memory"))
 }
 
-fn fd(map: &MapData) -> BorrowedFd<'_> {
+pub(super) fn fd(map: &MapData) -> BorrowedFd<'_> {
     use std::os::fd::AsFd as _;
     map.fd().as_fd()
 }

@@ -7,13 +7,16 @@ mod cells;
 mod directory;
 mod error;
 mod fault;
+mod flow_moves;
 mod flow_table;
 mod guard;
 mod load;
 mod mapping;
+mod object;
 mod occupied;
 mod overflow;
 mod probe;
+mod resize;
 mod steer;
 mod where_to;
 mod write;
@@ -36,7 +39,8 @@ pub use error::DataplaneError;
 pub use fault::{FaultOrder, FaultState};
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
 pub use guard::{GuardOrder, GuardState};
-pub use load::BENCH_OBJECT;
+pub use load::{BENCH_OBJECT, resize_until};
+pub use resize::Step;
 pub use steer::Steering;
 
 use crate::plan::Observed;
@@ -49,7 +53,8 @@ use mapping::Mapping;
 pub struct OpenOptions {
     /// Directory on a bpffs where maps and links are pinned.
     pub bpffs: PathBuf,
-    /// Flows to make room for; maps that are adopted keep their size.
+    /// Flows to make room for. Those of a table of another size that is adopted
+    /// are carried over.
     pub flows: u32,
     /// Log sampled messages of the program.
     pub log: bool,

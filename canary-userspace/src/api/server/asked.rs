@@ -57,19 +57,17 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
     }
 }
 
-/// A change of a service: which, by whom, and what, of the body.
-pub(super) struct Change<T> {
-    pub(super) service: String,
+/// A change: by whom, and what, of the body.
+pub(super) struct Order<T> {
     pub(super) by: Peer,
     pub(super) asked: T,
 }
 
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequest<S> for Change<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequest<S> for Order<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: HttpRequest, state: &S) -> Result<Self, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let Name(service) = Name::from_request_parts(&mut parts, state).await?;
         let caller = parts.extensions.get::<Caller>().cloned();
         let request = HttpRequest::from_parts(parts.clone(), body);
         // Until the body is here the next move is the client's.
@@ -83,6 +81,25 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequest<S> for Change<T> {
         }
         let Json(asked) = body.map_err(|_| Refusal::too_late())?.map_err(|e| bad_body(&e))?;
         let By(by) = By::from_request_parts(&mut parts, state).await?;
+        Ok(Self { by, asked })
+    }
+}
+
+/// A change of a service: which, by whom, and what.
+pub(super) struct Change<T> {
+    pub(super) service: String,
+    pub(super) by: Peer,
+    pub(super) asked: T,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequest<S> for Change<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: HttpRequest, state: &S) -> Result<Self, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let Name(service) = Name::from_request_parts(&mut parts, state).await?;
+        let request = HttpRequest::from_parts(parts, body);
+        let Order { by, asked } = Order::from_request(request, state).await?;
         Ok(Self { service, by, asked })
     }
 }

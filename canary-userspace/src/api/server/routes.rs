@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     Answer, Requests, ask,
-    asked::{Asked, By, Change, Name},
+    asked::{Asked, By, Change, Name, Order},
     caller::Caller,
     limit_of,
     seats::Limits,
@@ -24,7 +24,10 @@ use crate::{
     api::{
         parse_client,
         request::{FlowFilter, Refusal, Request},
-        types::{DrainStatus, Flows, Reloaded, SetDrain, SetWeight, Status, Weight, Where},
+        types::{
+            DetachDrain, DrainStatus, Flows, Reloaded, SetDetachDrain, SetDrain, SetWeight, Status,
+            Weight, Where,
+        },
     },
     metrics,
 };
@@ -43,6 +46,7 @@ pub(super) fn routes() -> Router<Requests> {
         .route("/v1/services/{service}/flows/follow", get(follow))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
+        .route("/v1/detach/drain", get(detach_drain).put(set_detach_drain))
         .route("/metrics", get(metrics_text))
 }
 
@@ -165,6 +169,17 @@ async fn reload(State(requests): State<Requests>, By(by): By) -> Answer<Reloaded
 
 async fn detach(State(requests): State<Requests>, By(by): By) -> Answer<Vec<String>> {
     ask(&requests, |reply| Request::Detach { by, reply }).await
+}
+
+async fn set_detach_drain(
+    State(requests): State<Requests>,
+    Order { by, asked: SetDetachDrain { drain } }: Order<SetDetachDrain>,
+) -> Answer<DetachDrain> {
+    ask(&requests, |reply| Request::DetachDrain { drain: Some(drain), by, reply }).await
+}
+
+async fn detach_drain(State(requests): State<Requests>, By(by): By) -> Answer<DetachDrain> {
+    ask(&requests, |reply| Request::DetachDrain { drain: None, by, reply }).await
 }
 
 pub(super) async fn metrics_text(State(requests): State<Requests>) -> Result<Response, Refusal> {

@@ -1,0 +1,157 @@
+//! Another `flows` at a restart: the flow table is carried over under traffic.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use canary::dataplane::{OpenOptions, Step, resize_until};
+use canary_tests::lab::{
+    Holders, Lab, Load, LoadReport, Outcome, Stage, VIP_V4, address, at, config, wait_for,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const EVERY: Duration = Duration::from_millis(50);
+
+fn top(flows: u32) -> String {
+    format!("flows = {flows}")
+}
+
+/// Starts the daemon with room for so many flows.
+fn restart(bed: &mut Stage, flows: u32) -> Result<()> {
+    bed.daemon.kill();
+    fs::write(&bed.daemon.config, config(&bed.lab, &top(flows), ""))?;
+    bed.daemon.restart(&bed.lab)?;
+    let capacity = bed.daemon.status()?.data_plane.flows.capacity;
+    ensure!(capacity == u64::from(flows), "room for {capacity}: {}", bed.daemon.said());
+    Ok(())
+}
+
+/// Connections that are held, and new ones all the while.
+struct Traffic {
+    holders: Vec<Holders>,
+    load: Load,
+}
+
+impl Traffic {
+    /// Who loses its pin after this goes to another server: the split is another
+    /// then.
+    fn start(bed: &Stage, held: usize, per_second: u32) -> Result<Self> {
+        let lab: &Arc<Lab> = &bed.lab;
+        bed.daemon.cli(&["weight", "web", "0"])?;
+        let stable = Holders::start(lab, address(VIP_V4), held, EVERY)?;
+        bed.daemon.cli(&["weight", "web", "100%"])?;
+        let canary = Holders::start(lab, address(VIP_V4), held, EVERY)?;
+        bed.daemon.cli(&["weight", "web", "50%"])?;
+        let load = Load::start(lab, address(VIP_V4), per_second, u64::MAX);
+        Ok(Self { holders: vec![stable, canary], load })
+    }
+
+    fn end(self, bed: &Stage) -> Result<LoadReport> {
+        bed.daemon.cli(&["weight", "web", "100%"])?;
+        let said = || bed.daemon.said();
+        for holders in self.holders {
+            std::thread::sleep(2 * EVERY);
+            let report = holders.stop()?;
+            ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", said());
+            bed.daemon.cli(&["weight", "web", "0"])?;
+        }
+        let report = self.load.stop()?;
+        let failed: Vec<_> =
+            report.iter().filter(|(o, _)| !matches!(o, Outcome::Answered(_))).collect();
+        ensure!(failed.is_empty(), "{failed:?} of {report:?}\n{}", said());
+        Ok(report)
+    }
+}
+
+#[test]
+fn a_restart_changes_the_room_for_flows() {
+    let body = || {
+        let mut bed = Stage::new("resize", &top(4096), "")?;
+        let traffic = Traffic::start(&bed, 100, 300)?;
+        for flows in [65_536, 1024, 524_288, 4096] {
+            restart(&mut bed, flows)?;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let report = traffic.end(&bed)?;
+        let said = bed.daemon.said();
+        let carried: Vec<_> = said.lines().filter(|l| l.contains("carried over")).collect();
+        ensure!(carried.len() == 4, "{said}");
+        println!("{report:?}\n{}", carried.join("\n"));
+        bed.end()
+    };
+    body().unwrap();
+}
+
+/// Wherever a daemon is killed on the way, the next one goes on from there.
+#[test]
+fn a_start_goes_on_from_where_one_was_killed() {
+    let body = || {
+        let mut bed = Stage::new("resume", &top(4096), "")?;
+        let traffic = Traffic::start(&bed, 60, 200)?;
+        let steps = [
+            Step::Copied,
+            Step::Held,
+            Step::Marked,
+            Step::OneLink,
+            Step::AllLinks,
+            Step::Merged,
+            Step::Released,
+        ];
+        let mut room = 4096;
+        for (number, step) in steps.into_iter().enumerate() {
+            bed.daemon.kill();
+            let next = if room == 4096 { 16_384 } else { 4096 };
+            let options = OpenOptions {
+                bpffs: bed.lab.bpffs(),
+                flows: next,
+                log: false,
+                signals: 0,
+                sole: true,
+            };
+            at(&bed.lab, "lb", || resize_until(&options, step))?
+                .with_context(|| format!("{step:?}"))?;
+            // The one that is killed has no say in what the next one wants.
+            room = if number % 3 == 0 { 8192 } else { next };
+            restart(&mut bed, room).with_context(|| format!("after {step:?}"))?;
+            let left: Vec<_> = fs::read_dir(bed.lab.bpffs())?
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .filter(|name| name.starts_with("FLOWS_"))
+                .collect();
+            ensure!(left.is_empty(), "{step:?}: {left:?}");
+        }
+        println!("{:?}", traffic.end(&bed)?);
+        bed.end()
+    };
+    body().unwrap();
+}
+
+/// Fewer than there are connections is refused before anything is changed.
+#[test]
+fn too_small_a_table_is_refused() {
+    let body = || {
+        let mut bed = Stage::new("toosmall", &top(4096), "")?;
+        let traffic = Traffic::start(&bed, 70, 100)?;
+        bed.daemon.kill();
+        let pins = |bed: &Stage| -> Result<Vec<String>> {
+            let entries = fs::read_dir(bed.lab.bpffs())?;
+            let mut names: Vec<_> =
+                entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+            names.sort();
+            Ok(names)
+        };
+        let before = pins(&bed)?;
+        let options =
+            OpenOptions { bpffs: bed.lab.bpffs(), flows: 64, log: false, signals: 0, sole: true };
+        let refused = at(&bed.lab, "lb", || resize_until(&options, Step::Done))?;
+        let refused = refused.err().context("it was not refused")?.to_string();
+        for part in ["live connections (and room for 4096)", "asks room for (64)"] {
+            ensure!(refused.contains(part), "{refused}");
+        }
+        ensure!(pins(&bed)? == before, "pins: {:?}, before {before:?}", pins(&bed)?);
+        restart(&mut bed, 4096)?;
+        println!("{refused}\n{:?}", traffic.end(&bed)?);
+        wait_for("the daemon", SOON, || bed.daemon.status().is_ok())?;
+        bed.end()
+    };
+    body().unwrap();
+}
