@@ -1,6 +1,7 @@
 //! The command line.
 
 mod commands;
+mod manuals;
 mod percent;
 mod show;
 mod trial;
@@ -170,9 +171,15 @@ enum Command {
         /// Where the maps are pinned, for when no daemon runs
         #[arg(long, default_value = DEFAULT_BPFFS)]
         bpffs: PathBuf,
+        /// Take both, socket and bpffs, from this configuration
+        #[arg(long, conflicts_with = "bpffs")]
+        config: Option<PathBuf>,
     },
     /// Print a completion script
     Completions { shell: clap_complete::Shell },
+    /// Write a manual page for each command into a directory
+    #[command(hide = true)]
+    Manuals { directory: PathBuf },
 }
 
 /// How a command failed; each has its exit code.
@@ -280,7 +287,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Reload => commands::reload(&client),
-        Command::Detach { bpffs } => commands::detach(&client, &bpffs),
+        Command::Detach { bpffs, config: None } => commands::detach(&client, &bpffs),
+        Command::Detach { config: Some(file), .. } => {
+            // Interfaces may be gone.
+            let config = config::load_to_run(&file)?;
+            commands::detach(&Client::new(&config.socket), &config.bpffs)
+        }
+        Command::Manuals { directory } => Ok(manuals::write(Cli::command(), &directory)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);
