@@ -12,6 +12,8 @@ use canary_tests::lab::{
 
 const UNIT: &str = "canary.service";
 const FILE: &str = "/etc/canary/canary.toml";
+/// Another directory for pins than usual.
+const ELSEWHERE: &str = "/sys/fs/bpf/cny-elsewhere";
 const SOON: Duration = Duration::from_secs(15);
 
 /// Builds the package of a version, for the machine.
@@ -162,9 +164,11 @@ fn is_removed(lab: &Lab, machine: &Machine, package: &str) -> Result<()> {
     machine.run("test", &["!", "-e", "/sys/fs/bpf/canary"]).context("pins are left")?;
     ensure!(machine.shell("pidof canary || true")?.is_empty(), "a daemon is left");
     machine.shell(&format!("test -e {FILE} && test -d /var/lib/canary"))?;
-    // As it was before: the file is there.
+    // It begins at once: the file is there. Its pins are elsewhere from now on.
+    machine.write(FILE, &configuration(lab, &format!("bpffs = {ELSEWHERE:?}")))?;
     machine.run("dpkg", &["--install", package])?;
     is_well(machine)?;
+    machine.run("test", &["-d", ELSEWHERE])?;
     let answer = at(lab, "client", || fetch(address(VIP_V4)))?;
     ensure!(format!("{answer:?}").starts_with("Answered"), "{answer:?}");
     Ok(())
@@ -173,6 +177,7 @@ fn is_removed(lab: &Lab, machine: &Machine, package: &str) -> Result<()> {
 fn is_purged(lab: &Lab, machine: &Machine) -> Result<()> {
     machine.run("dpkg", &["--purge", "canary"])?;
     ensure!(program(lab)?.is_none(), "the program is still on an interface");
+    machine.run("test", &["!", "-e", ELSEWHERE]).context("pins are left")?;
     machine.run("rm", &["-r", "/etc/systemd/system/canary.service.d"])?;
     let left = left(machine)?;
     ensure!(left.is_empty(), "left after the purge: {left:?}");
@@ -207,7 +212,7 @@ fn a_package_lives_its_life() {
         is_well(&machine)?;
         for holders in holders {
             let report = holders?.stop()?;
-            println!("{} connections, {} requests", report.connections, report.requests);
+            eprintln!("{} connections, {} requests", report.connections, report.requests);
             ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
             ensure!(report.on.len() == 3, "not on all servers: {:?}", report.on);
         }

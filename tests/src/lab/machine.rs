@@ -143,6 +143,13 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        if is_systemd(self.pid) {
+            // All others go with the first, and `unshare` sees it off: nobody
+            // else might.
+            // SAFETY: a signal to a process of ours.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+            wait_for("systemd's end", Duration::from_secs(5), || !self.init.is_running()).ok();
+        }
         self.init.kill();
         clear(&self.prefix, &self.directory);
     }

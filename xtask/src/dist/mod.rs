@@ -6,7 +6,7 @@ mod control;
 mod files;
 mod page;
 
-use std::{env, path::PathBuf};
+use std::{env, io::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -85,8 +85,7 @@ pub(crate) fn dist(options: &Dist) -> Result<()> {
     pack.args(["--root-owner-group", "--build"]).arg(package.root()).arg(&file);
     // What it says on the standard output, we do.
     output(&mut pack)?;
-    println!("{}", file.display());
-    Ok(())
+    writeln!(std::io::stdout(), "{}", file.display()).context("telling where the package is")
 }
 
 fn build() -> Result<PathBuf> {
