@@ -1,6 +1,7 @@
 //! Set-up, build, tests, demo and benchmark of canary: `cargo xtask --help`.
 
 mod bench;
+mod dist;
 mod process;
 mod residue;
 mod setup;
@@ -55,6 +56,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Build the Debian package, under target/dist
+    Dist(dist::Dist),
     /// Check format and lints; warnings are errors
     Lint,
     /// Start a program as root (how `test` starts the tests)
@@ -86,6 +89,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Demo { arguments } => become_tool("canary-demo", "the demo", &arguments),
         Task::Fire { arguments } => become_tool("canary-fire", "the runs", &arguments),
         Task::Bench { arguments } => bench::bench(&arguments),
+        Task::Dist(options) => dist::dist(&options),
         Task::Lint => lint(),
         Task::AsRoot { program, arguments } => as_root(&program, &arguments),
     }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod leave;
+mod manuals;
 mod percent;
 mod show;
 mod trial;
@@ -171,6 +172,9 @@ enum Command {
         /// Where the maps are pinned, for when no daemon runs
         #[arg(long, default_value = DEFAULT_BPFFS)]
         bpffs: PathBuf,
+        /// Take both, socket and bpffs, from this configuration
+        #[arg(long, conflicts_with = "bpffs")]
+        config: Option<PathBuf>,
         /// First pass new connections to the kernel, and wait until those that
         /// there are have ended; Ctrl-C takes it back
         #[arg(long)]
@@ -181,6 +185,9 @@ enum Command {
     },
     /// Print a completion script
     Completions { shell: clap_complete::Shell },
+    /// Write a manual page for each command into a directory
+    #[command(hide = true)]
+    Manuals { directory: PathBuf },
 }
 
 /// How a command failed; each has its exit code.
@@ -288,9 +295,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Reload => commands::reload(&client),
-        Command::Detach { bpffs, drain, timeout } => {
-            leave::detach(&client, &bpffs, drain.then_some(timeout))
+        Command::Detach { bpffs, config, drain, timeout } => {
+            let drain = drain.then_some(timeout);
+            match config {
+                None => leave::detach(&client, &bpffs, drain),
+                Some(file) => {
+                    // Interfaces may be gone.
+                    let config = config::load_to_run(&file)?;
+                    leave::detach(&Client::new(&config.socket), &config.bpffs, drain)
+                }
+            }
         }
+        Command::Manuals { directory } => Ok(manuals::write(Cli::command(), &directory)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);

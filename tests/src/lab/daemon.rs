@@ -24,14 +24,14 @@ pub struct Daemon {
     pub by: Vec<String>,
 }
 
-/// The `canary` binary beside the running test or demo.
+/// A program of this project, as it was built beside the running test or demo.
 ///
 /// # Errors
-/// Where it has not been built.
-pub(super) fn binary() -> Result<PathBuf> {
+/// Where it has not been.
+pub fn built(name: &str) -> Result<PathBuf> {
     let me = std::env::current_exe()?;
-    let found = me.ancestors().skip(1).map(|dir| dir.join("canary")).find(|file| file.is_file());
-    found.context("no canary binary beside this one: run `cargo build` first")
+    let found = me.ancestors().skip(1).map(|dir| dir.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("no {name} binary beside this one: run `cargo build` first"))
 }
 
 /// A configuration with a service of each family; `extra` is added to both.
@@ -91,7 +91,7 @@ impl Daemon {
         fs::create_dir_all(lab.directory.join("textfile"))?;
         let daemon = Self {
             process: None,
-            binary: binary()?,
+            binary: built("canary")?,
             config: lab.directory.join("canary.toml"),
             socket: lab.directory.join("canary.sock"),
             log: lab.directory.join("canary.log"),

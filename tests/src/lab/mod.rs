@@ -11,6 +11,7 @@ mod clients;
 mod daemon;
 mod delay;
 mod far;
+mod machine;
 mod nginx;
 mod owner;
 mod stage;
@@ -28,9 +29,10 @@ use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub(crate) use clients::{bound, enter};
-pub use daemon::{Daemon, config};
+pub use daemon::{Daemon, built, config};
 pub use delay::DelayLine;
 pub use far::FAR;
+pub use machine::Machine;
 pub use nginx::{Behaviour, Nginx};
 pub use stage::{Stage, address, all_answered, answered, find};
 
@@ -400,6 +402,9 @@ impl Site {
                 }
             }
             ip(&["netns", "del", &namespace]).ok();
+        }
+        if self.directory.join(machine::DIRECTORY).exists() {
+            machine::clear(&self.prefix, &self.directory);
         }
         for pins in [self.bpffs(), self.switch_bpffs()] {
             canary::dataplane::remove_pins(&pins).ok();

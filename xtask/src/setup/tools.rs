@@ -36,7 +36,7 @@ impl Tool {
     }
 }
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 18] = [
     Tool::new(&["cc"], "gcc", "your system's C compiler, package gcc", "linking"),
     Tool::new(&["ip"], "iproute2", "package iproute2, or iproute", "network namespaces"),
     Tool::new(&["ethtool"], "ethtool", "package ethtool", "checksum offload of veths"),
@@ -50,6 +50,9 @@ const TOOLS: [Tool; 15] = [
     Tool::new(&["hey"], "hey", "`go install github.com/rakyll/hey@latest`", "load"),
     Tool::new(&["promtool"], "prometheus", "https://prometheus.io/download/", "checking metrics"),
     Tool::new(&["prometheus"], "prometheus", "https://prometheus.io/download/", "gates ask it"),
+    Tool::new(&["dpkg-shlibdeps"], "dpkg-dev", "Debian alone has it", "the Debian package"),
+    Tool::new(&["systemd-analyze"], "systemd", "package systemd", "a machine of the lab"),
+    Tool::new(&["man"], "man-db", "package man-db", "checking the manual pages"),
     Tool::new(
         &["scapy3", "scapy"],
         "python3-scapy",
