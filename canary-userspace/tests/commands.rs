@@ -9,13 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use canary::api::{
-    request::{Refusal, Request},
-    server::{bind_unix, serve_unix},
-    types::{
-        DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History,
-        Reloaded, RolloutStatus, Status, Steered, Weight,
+use canary::{
+    api::{
+        request::{Refusal, Request},
+        server::{bind_unix, serve_unix},
+        types::{
+            DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History,
+            Reloaded, RolloutStatus, Status, Steered, Weight,
+        },
     },
+    config::SocketAccess,
 };
 use tokio::sync::mpsc;
 
@@ -38,7 +41,7 @@ impl Directory {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (sender, mut requests) = mpsc::channel(4);
-                tokio::spawn(serve_unix(bind_unix(&socket).unwrap(), sender));
+                tokio::spawn(serve_unix(bind_unix(&socket, &SocketAccess::default()).unwrap(), sender));
                 ready.send(()).unwrap();
                 let mut left = 3;
                 while let Some(request) = requests.recv().await {

@@ -55,14 +55,12 @@ impl Books {
         self.all().flat_map(|book| book.cells.iter().copied()).collect()
     }
 
-    /// Those of some of a service's backends.
-    pub(super) fn cells_of(
-        &self,
-        service: &str,
-        backends: impl Iterator<Item = SocketAddr>,
+    /// Those of some backends, by service and address.
+    pub(super) fn cells_of<'a>(
+        &'a self,
+        backends: impl Iterator<Item = (&'a str, SocketAddr)>,
     ) -> impl Iterator<Item = u16> {
-        let books = self.0.get(service);
-        let books = backends.filter_map(move |backend| books?.get(&backend));
+        let books = backends.filter_map(|(service, backend)| self.0.get(service)?.get(&backend));
         books.flat_map(|book| book.cells.iter().copied())
     }
 
@@ -84,11 +82,6 @@ impl Books {
             book.cells.iter().filter_map(|cell| living(*cell)).for_each(|lived| sum.add(&lived));
         }
         sum
-    }
-
-    /// Those of these backends.
-    pub(super) fn cells_of<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> BTreeSet<u16> {
-        keys.filter_map(|key| self.0.get(key)).flat_map(|book| book.cells.iter().copied()).collect()
     }
 
     /// A backend's counts over all epochs.

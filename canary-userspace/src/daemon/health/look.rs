@@ -1,6 +1,6 @@
 //! What the kernel's counters tell of backends, once a second.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use canary_common::Track;
 
@@ -24,9 +24,10 @@ impl Daemon {
         if self.health.watched.is_empty() || !is_due(&mut self.health.looked, LOOK_EVERY) {
             return Ok(());
         }
-        let cells = self.books.cells_of(self.health.watched.keys());
+        let watched = self.health.watched.keys().map(|(service, backend)| (&**service, *backend));
+        let cells: BTreeSet<u16> = self.books.cells_of(watched).collect();
         let Some(plane) = &self.plane else { return Ok(()) };
-        let counts = plane.cells(&cells)?;
+        let counts = plane.cells(cells)?;
         let read = |cell| Ok::<_, DataplaneError>(counts.get(&cell).copied().unwrap_or_default());
         for index in 0..self.config.services.len() {
             let service = &self.config.services[index];

@@ -28,7 +28,8 @@ impl Daemon {
     ) -> Result<Seen, DataplaneError> {
         let Some(runtime) = self.runtime.get(&service.name) else { return Ok(Seen::default()) };
         let stable = || backends(service, Track::Stable).iter().map(|backend| backend.address);
-        let lifelong = self.books.cells_of(&service.name, stable());
+        let lifelong = stable().map(|backend| (service.name.as_str(), backend));
+        let lifelong = self.books.cells_of(lifelong);
         let counts = self.counts(runtime.ledger.cells().chain(lifelong).collect())?;
         let living = |cell| self.living(&counts, cell);
         let mut all = runtime.ledger.read(living);
