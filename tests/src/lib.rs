@@ -13,5 +13,6 @@ pub mod netns;
 pub mod plane;
 pub mod random;
 pub mod rollouts;
+pub mod shared;
 pub mod shrink;
 pub mod simulate;
