@@ -14,5 +14,6 @@ pub mod plane;
 pub mod random;
 pub mod register;
 pub mod rollouts;
+pub mod shared;
 pub mod shrink;
 pub mod simulate;

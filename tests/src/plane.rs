@@ -19,6 +19,8 @@ use canary_common::{
     Reason, Service, ServiceFlags, SharedCell, Signals, Split, Timeouts, Track, WeightTable,
 };
 
+use crate::shared::{self, Kind, Loaded};
+
 /// XDP actions.
 pub const DROP: u32 = 1;
 pub const PASS: u32 = 2;
@@ -43,6 +45,7 @@ pub const TIMEOUTS: Timeouts =
 #[derive(Debug)]
 pub struct Plane {
     pub inner: Option<Dataplane>,
+    kind: Kind,
     bpffs: PathBuf,
     entries: Vec<(DirectoryKey, u32)>,
     services: BTreeMap<u16, Service>,
@@ -168,17 +171,35 @@ impl Plane {
     }
 
     fn open(flows: u32, log: bool, signals: u16) -> Result<Self> {
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
-        let options = OpenOptions { bpffs: bpffs.clone(), flows, log, signals, sole: false };
-        let (inner, _) = Dataplane::open(&options).context("the tests need root")?;
+        let kind = Kind { flows, log, signals };
+        let loaded = shared::take(kind).map_or_else(|| Self::load(kind), Ok)?;
         Ok(Self {
-            inner: Some(inner),
-            bpffs,
+            inner: Some(loaded.plane),
+            kind,
+            bpffs: loaded.bpffs,
             entries: Vec::new(),
             services: BTreeMap::new(),
             next_table: 1,
         })
+    }
+
+    fn load(kind: Kind) -> Result<Loaded> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let bpffs = PathBuf::from(format!("/sys/fs/bpf/cny-test-{}-{serial}", std::process::id()));
+        let Kind { flows, log, signals } = kind;
+        let options = OpenOptions { bpffs: bpffs.clone(), flows, log, signals, sole: false };
+        let (plane, _) = Dataplane::open(&options).context("the tests need root")?;
+        Ok(Loaded { plane, bpffs })
+    }
+
+    /// Takes all services away: what a next user may find is nothing.
+    fn forget(&mut self) -> Result<()> {
+        let none = WeightTable { split: Split::NONE, tables: [0; 2], parity: 0 };
+        let services: Vec<_> = self.services.keys().copied().collect();
+        let weights = services.into_iter().map(|service| Write::Weights { service, weights: none });
+        let mut writes: Vec<_> = weights.collect();
+        writes.push(Write::Directory { entries: Vec::new() });
+        self.apply(&writes)
     }
 
     /// # Panics
@@ -354,9 +375,18 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        self.inner = None;
-        // A failure shows in the residue check.
-        let _ = canary::dataplane::remove_pins(&self.bpffs);
+        let clean = self.inner.is_some() && self.forget().is_ok();
+        let Some(plane) = self.inner.take() else {
+            // A failure shows in the residue check, as below.
+            let _ = canary::dataplane::remove_pins(&self.bpffs);
+            return;
+        };
+        let loaded = Loaded { plane, bpffs: self.bpffs.clone() };
+        let over = if clean { shared::give(self.kind, loaded) } else { Some(loaded) };
+        if let Some(Loaded { plane, bpffs }) = over {
+            drop(plane);
+            let _ = canary::dataplane::remove_pins(&bpffs);
+        }
     }
 }
 

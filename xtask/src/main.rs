@@ -7,6 +7,7 @@ mod residue;
 mod setup;
 mod summary;
 mod tests;
+mod vm;
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::ExitCode};
 
@@ -36,7 +37,13 @@ enum Task {
     Test {
         /// Only tests with this in their names
         filter: Option<String>,
+        /// Then the kernels of `vm` as well, counted with the others
+        #[arg(long, conflicts_with = "filter")]
+        vm: bool,
     },
+    /// Load the program into other kernels, each in a virtual machine, and run
+    /// the packet table and real traffic there
+    Vm(vm::Arguments),
     /// Show canary at work in network namespaces, under load
     Demo {
         /// For the demo itself, such as --keep
@@ -85,7 +92,8 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::run_and_judge(),
         Task::Build { release } => build(release),
-        Task::Test { filter } => tests::test(filter.as_deref()),
+        Task::Test { filter, vm } => tests::test(filter.as_deref(), vm),
+        Task::Vm(arguments) => vm::vm(&arguments),
         Task::Demo { arguments } => become_tool("canary-demo", "the demo", &arguments),
         Task::Fire { arguments } => become_tool("canary-fire", "the runs", &arguments),
         Task::Bench { arguments } => bench::bench(&arguments),

@@ -12,16 +12,18 @@ use crate::{
     process::{cargo, is_root, privileged, run, shown},
     residue, setup,
     summary::{Summary, Tally},
+    vm,
 };
 
 /// The crate whose tests share namespaces, CPUs and clocks with real traffic.
 const SERIAL: &str = "canary-tests";
 
-/// Builds and runs all tests, or those whose names contain the filter.
+/// Builds and runs all tests, or those whose names contain the filter; then, if
+/// `in_guests`, those in the kernels of virtual machines.
 ///
 /// # Errors
 /// Where set-up or build fails, a test fails, or something is left behind.
-pub(crate) fn test(filter: Option<&str>) -> Result<()> {
+pub(crate) fn test(filter: Option<&str>, in_guests: bool) -> Result<()> {
     setup::run()?;
     setup::require_kernel("the tests")?;
     // Asks for sudo's password before the build, not some minutes into it.
@@ -35,6 +37,9 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     let mut sum = cargo_test(&["--workspace", "--exclude", SERIAL], filter, &[])?;
     sum += cargo_test(&["--package", SERIAL], filter, &["--test-threads=1"])?;
     sum += check_residue(&before)?;
+    if in_guests {
+        sum += vm::of_ci()?;
+    }
 
     let mut out = std::io::stdout().lock();
     writeln!(out, "\n{sum}")?;

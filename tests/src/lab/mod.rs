@@ -14,6 +14,7 @@ mod far;
 mod machine;
 mod nginx;
 mod owner;
+mod server;
 mod stage;
 
 use std::{
@@ -34,6 +35,7 @@ pub use delay::DelayLine;
 pub use far::FAR;
 pub use machine::Machine;
 pub use nginx::{Behaviour, Nginx};
+pub use server::Server;
 pub use stage::{Stage, address, all_answered, answered, find};
 
 use crate::netns::ip;
@@ -56,6 +58,8 @@ const TOOLS: [&str; 12] = [
     "promtool",
     "prometheus-node-exporter",
 ];
+/// Of them, what the lab itself does not do without.
+const PLAIN_TOOLS: [&str; 4] = ["ip", "nsenter", "ethtool", "sysctl"];
 /// What clients connect to.
 pub const VIP_V4: &str = "203.0.113.10:80";
 pub const VIP_V6: &str = "[2001:db8:cafe::10]:80";
@@ -90,7 +94,18 @@ impl Lab {
     /// # Errors
     /// Without root, or where a tool is missing.
     pub fn new(name: &str) -> Result<Self> {
-        let lab = Self::empty(name, HOSTS.map(Self::interface).to_vec())?;
+        let lab = Self::empty(name, HOSTS.map(Self::interface).to_vec(), &TOOLS)?;
+        lab.build()?;
+        Ok(lab)
+    }
+
+    /// The same for tests that have clients and servers of their own, and run
+    /// where little else is installed.
+    ///
+    /// # Errors
+    /// As [`Lab::new`].
+    pub fn plain(name: &str) -> Result<Self> {
+        let lab = Self::empty(name, HOSTS.map(Self::interface).to_vec(), &PLAIN_TOOLS)?;
         lab.build()?;
         Ok(lab)
     }
@@ -101,16 +116,16 @@ impl Lab {
     /// # Errors
     /// Without root, or where a tool is missing.
     pub fn one_arm(name: &str) -> Result<Self> {
-        let lab = Self::empty(name, vec![Self::interface("arm")])?;
+        let lab = Self::empty(name, vec![Self::interface("arm")], &TOOLS)?;
         lab.build_one_arm()?;
         Ok(lab)
     }
 
-    fn empty(name: &str, interfaces: Vec<String>) -> Result<Self> {
+    fn empty(name: &str, interfaces: Vec<String>, tools: &[&str]) -> Result<Self> {
         // SAFETY: no arguments, no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         ensure!(root, "the lab makes network namespaces: run this as root");
-        let missing: Vec<_> = TOOLS.into_iter().filter(|tool| !is_installed(tool)).collect();
+        let missing: Vec<_> = tools.iter().copied().filter(|tool| !is_installed(tool)).collect();
         ensure!(
             missing.is_empty(),
             "the lab needs {}: install with `cargo xtask setup`",

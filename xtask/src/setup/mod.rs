@@ -49,7 +49,19 @@ pub(crate) fn run() -> Result<()> {
 /// As [`run`].
 pub(crate) fn for_bench() -> Result<()> {
     run()?;
-    let missing = tools::missing_of(&tools::BENCH);
+    with(&tools::BENCH)
+}
+
+/// What the virtual machines take besides [`run`].
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_vm() -> Result<()> {
+    with(&tools::VM)
+}
+
+fn with(tools: &'static [Tool]) -> Result<()> {
+    let missing = tools::missing_of(tools);
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,18 +72,19 @@ pub(crate) fn for_bench() -> Result<()> {
     apt::update()?;
     let packages: Vec<String> = missing.iter().map(|tool| tool.package.to_owned()).collect();
     apt::install(&packages)?;
-    let left: Vec<String> =
-        tools::missing_of(&tools::BENCH).iter().map(|tool| tool.advice()).collect();
+    let left: Vec<String> = tools::missing_of(tools).iter().map(|tool| tool.advice()).collect();
     ensure!(left.is_empty(), "installed, but still not to be found: {}", left.join("; "));
     Ok(())
 }
 
-/// `cargo xtask setup`: [`run`], and a word on the kernel and on root.
+/// `cargo xtask setup`: [`run`], what the virtual machines take, and a word on
+/// the kernel and on root.
 ///
 /// # Errors
 /// As [`run`]. A kernel that can't run canary can still build it.
 pub(crate) fn run_and_judge() -> Result<()> {
     run()?;
+    for_vm()?;
     for problem in kernel::problems() {
         eprintln!("set-up: building works, running will not: {problem}");
     }

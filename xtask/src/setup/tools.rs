@@ -71,6 +71,19 @@ const TOOLS: [Tool; 18] = [
 pub(crate) const BENCH: [Tool; 1] =
     [Tool::new(&["haproxy"], "haproxy", "package haproxy", "a rival of the benchmark")];
 
+/// What the virtual machines take besides.
+pub(crate) const VM: [Tool; 4] = [
+    Tool::new(
+        &["qemu-system-x86_64"],
+        "qemu-system-x86",
+        "package qemu-system-x86, or qemu",
+        "virtual machines",
+    ),
+    Tool::new(&["dpkg"], "dpkg", "package dpkg", "unpacking Debian's kernels"),
+    Tool::new(&["xz"], "xz-utils", "package xz-utils, or xz", "unpacking kernels' modules"),
+    Tool::new(&["strip"], "binutils", "package binutils", "small guests"),
+];
+
 /// The tools that are not on this machine.
 pub(crate) fn missing() -> Vec<&'static Tool> {
     missing_of(&TOOLS)
