@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use canary::config::XdpMode;
-use canary_common::{Reason, ServiceFlags, Track};
+use canary_common::{Ctl, Flow, Reason, ServiceFlags, Track};
 use canary_tests::{
     bed::{BACKEND_ISN, Bed, CANARY, ISN, STABLE, address, both, isolated, wait_jiffies},
     frame::{ACK, FIN, Frame, RST, SYN, Transport},
@@ -348,6 +348,37 @@ fn another_way_out_is_redirected() {
         // Back it goes the way it came, by loopback.
         let ran = bed.plane.run(&bed.syn_ack().bytes())?;
         ensure!(ran.action == TX && ran.reason == Reason::Reply, "{ran:?}");
+        Ok(())
+    });
+}
+
+/// Of a backend that is gone: its flows are booked as if their time were over,
+/// and the client's next packet is picked again.
+#[test]
+fn flows_are_given_back_before_their_time() {
+    isolated(|| {
+        let mut bed = Bed::new(false, false)?;
+        let answered = |ctl: Ctl| !Flow::was_unanswered(ctl);
+        bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
+        let mut ended = 0;
+        let mut give_back = |bed: &mut Bed, backend, which| {
+            bed.plane.get().flow_table().give_back(backend, which, &mut |_| ended += 1)
+        };
+        // Somebody else's stay, and those that are not meant.
+        ensure!(give_back(&mut bed, STABLE + 1, |_| true).freed == 0);
+        ensure!(give_back(&mut bed, STABLE, answered).freed == 0);
+        let swept = give_back(&mut bed, STABLE, Flow::was_unanswered);
+        ensure!((swept.freed, swept.handshake_timeouts) == (1, 1), "{swept:?}");
+        ensure!(bed.shared()?.handshake_timeouts == 1);
+        // The SYN that is sent again opens a flow.
+        bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
+        bed.replied(&bed.syn_ack(), |_| ())?;
+        ensure!(give_back(&mut bed, STABLE, Flow::was_unanswered).freed == 0, "answered");
+        let swept = give_back(&mut bed, STABLE, |_| true);
+        ensure!((swept.freed, swept.handshake_timeouts) == (1, 0), "{swept:?}");
+        // In the middle, as if it had never been seen.
+        bed.forwarded(&bed.client_says(ACK), Reason::Midstream, |c| c.midstream += 1)?;
+        ensure!(ended == 2, "{ended} were told of");
         Ok(())
     });
 }

@@ -178,6 +178,37 @@ fn a_restart_sends_nobody_to_what_is_down() {
     body().unwrap();
 }
 
+/// A new backend may have to prove itself first.
+#[test]
+fn a_new_backend_that_begins_as_down_has_to_pass() {
+    let body = || {
+        let text = inline(&SWIFT.replace("rise = 2", "rise = 2, initial = \"down\""));
+        // Nobody has passed yet, so this begins in panic, which is as good.
+        let stage = Stage::new("proves", "", &text)?;
+        for index in [S1, S2] {
+            wait_for_state(&stage, "stable", index, "active")?;
+        }
+        // Away from the file, and back.
+        let config = std::fs::read_to_string(&stage.daemon.config)?;
+        let s1 = Lab::backend("s1", false);
+        std::fs::write(&stage.daemon.config, config.replacen(&format!("\"{s1}\", "), "", 1))?;
+        stage.daemon.cli(&["reload"])?;
+        stage.servers[S1].be_sick(true)?;
+        std::fs::write(&stage.daemon.config, config)?;
+        stage.daemon.cli(&["reload"])?;
+        let report = load(&stage, 200)?;
+        ensure!(answered(&report, "s1") == 0, "{report:?}");
+        let new = health(&stage, S1)?;
+        ensure!(!new.up && new.checks.pass == 0, "{new:?}");
+        stage.servers[S1].be_sick(false)?;
+        wait_for_state(&stage, "stable", S1, "active")?;
+        let report = load(&stage, 200)?;
+        ensure!(answered(&report, "s1") > 0, "{report:?}");
+        stage.end()
+    };
+    body().unwrap();
+}
+
 #[test]
 fn panic_keeps_traffic_on_its_way() {
     let body = || {
