@@ -7,8 +7,8 @@ use canary_common::Split;
 use tokio::sync::{mpsc, oneshot};
 
 use super::types::{
-    DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast, History, Reloaded,
-    RolloutCommand, RolloutStatus, Status, Steer, Steered, Weight, Where,
+    DetachDrain, DrainStatus, Drill, DrillReport, Explanation, Flows, FollowedFlow, Forecast,
+    History, Reloaded, RolloutCommand, RolloutStatus, Status, Steer, Steered, Weight, Where,
 };
 
 /// Where the answer goes.
@@ -159,6 +159,12 @@ pub enum Request {
     Reload {
         by: Peer,
         reply: Reply<Reloaded>,
+    },
+    /// `None` asks how far it is.
+    DetachDrain {
+        drain: Option<bool>,
+        by: Peer,
+        reply: Reply<DetachDrain>,
     },
     Detach {
         by: Peer,

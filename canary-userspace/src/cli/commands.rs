@@ -13,22 +13,21 @@ use serde::Serialize;
 use super::{Failure, complain, parse_split, show};
 use crate::{
     api::{
-        client::{Client, ClientError},
+        client::Client,
         parse_client,
         types::{
             DrainStatus, Flows, FollowedFlow, Reloaded, SetDrain, SetWeight, Status, Weight, Where,
         },
     },
     config::{self, LoadError},
-    dataplane,
 };
 
 /// Between two looks at a drain.
-const POLL: Duration = Duration::from_millis(500);
+pub(super) const POLL: Duration = Duration::from_millis(500);
 /// Between two looks of `status --watch`, at least.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// Where there is no terminal to draw on, a line this often.
-const PLAIN_PROGRESS: Duration = Duration::from_secs(5);
+pub(super) const PLAIN_PROGRESS: Duration = Duration::from_secs(5);
 /// Clears the screen and goes home.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -255,19 +254,4 @@ pub(super) fn reload(client: &Client) -> Result<(), Failure> {
         return print("reloaded: nothing changed\n");
     }
     print(&format!("reloaded:\n  {}\n", reloaded.changes.join("\n  ")))
-}
-
-pub(super) fn detach(client: &Client, bpffs: &Path) -> Result<(), Failure> {
-    let removed: Vec<String> = match client.post("/v1/detach") {
-        Ok(removed) => removed,
-        Err(ClientError::NoDaemon(_)) => {
-            dataplane::remove_unused_pins(bpffs).map_err(anyhow::Error::from)?
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if removed.is_empty() {
-        return print("nothing was attached\n");
-    }
-    let links = removed.iter().filter(|name| name.starts_with("link_")).count();
-    print(&format!("detached from {links} interface(s), {} maps removed\n", removed.len() - links))
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod commands;
+mod leave;
 mod percent;
 mod show;
 mod trial;
@@ -165,11 +166,18 @@ enum Command {
     /// Read the configuration again: all of it is taken, or nothing
     Reload,
     /// Take the program off all interfaces and remove its maps: live
-    /// connections through this host are cut
+    /// connections through this host are cut, or waited for with --drain
     Detach {
         /// Where the maps are pinned, for when no daemon runs
         #[arg(long, default_value = DEFAULT_BPFFS)]
         bpffs: PathBuf,
+        /// First pass new connections to the kernel, and wait until those that
+        /// there are have ended; Ctrl-C takes it back
+        #[arg(long)]
+        drain: bool,
+        /// Detach after this time, whatever is left then
+        #[arg(long, default_value = "5m", requires = "drain", value_parser = humantime::parse_duration)]
+        timeout: Duration,
     },
     /// Print a completion script
     Completions { shell: clap_complete::Shell },
@@ -280,7 +288,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Reload => commands::reload(&client),
-        Command::Detach { bpffs } => commands::detach(&client, &bpffs),
+        Command::Detach { bpffs, drain, timeout } => {
+            leave::detach(&client, &bpffs, drain.then_some(timeout))
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "canary", &mut script);

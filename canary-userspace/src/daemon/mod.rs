@@ -5,6 +5,7 @@ mod books;
 mod follow;
 mod interfaces;
 mod journal;
+mod leave;
 mod ledger;
 mod notify;
 mod promotion;

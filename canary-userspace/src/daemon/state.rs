@@ -125,6 +125,8 @@ pub(super) struct Daemon {
     last_save: Option<Saved>,
     /// Why the state on the disk is an old one.
     pub(super) unsaved: Option<String>,
+    /// No new flows, for `detach` is to follow: since somebody asked last.
+    pub(super) leaving: Option<Instant>,
 }
 
 impl Daemon {
@@ -182,6 +184,7 @@ impl Daemon {
             started: started.as_secs_f64(),
             last_save: None,
             unsaved: None,
+            leaving: None,
             config,
         };
         daemon.recall(&saved, damaged, &promoted);
@@ -277,7 +280,12 @@ impl Daemon {
             DesiredService {
                 config: service.clone(),
                 split: runtime.split,
-                drained: runtime.drained.union(&runtime.retiring).copied().collect(),
+                drained: match self.leaving {
+                    Some(_) => {
+                        service.stable.iter().chain(&service.canary).map(|b| b.address).collect()
+                    }
+                    None => runtime.drained.union(&runtime.retiring).copied().collect(),
+                },
                 salt: runtime.salt,
                 generation: runtime.generation,
                 epoch: runtime.epoch,

@@ -75,7 +75,8 @@ impl Daemon {
             Some(format!("{name}: the canary was taken out: {why}"))
         });
         let interfaces = self.interface_warnings().into_iter();
-        interfaces.chain(unresolved).chain(rolled_back).chain(self.unsaved.clone()).collect()
+        let last = self.unsaved.clone().into_iter().chain(self.leaving_warning());
+        interfaces.chain(unresolved).chain(rolled_back).chain(last).collect()
     }
 
     pub(super) fn service(&self, name: &str) -> Result<config::Service, Refusal> {
@@ -159,10 +160,11 @@ impl Daemon {
         let total = self.total(&key).map_err(Refusal::internal)?;
         let times = self.times(&key);
         let steered = self.steered_connections(service, backend).map_err(Refusal::internal)?;
-        let drained = self.runtime.get(&service.name).is_some_and(|runtime| {
-            runtime.drained.contains(&backend.address)
-                || runtime.retiring.contains(&backend.address)
-        });
+        let drained = self.leaving.is_some()
+            || self.runtime.get(&service.name).is_some_and(|runtime| {
+                runtime.drained.contains(&backend.address)
+                    || runtime.retiring.contains(&backend.address)
+            });
         let state = match (drained || backend.weight == 0, active) {
             (true, 0) => "drained",
             (true, _) => "draining",

@@ -23,6 +23,7 @@ impl Daemon {
             plane.flush_log();
         }
         self.tell_who_follows();
+        self.leave_no_longer();
         self.store.breathe();
         if std::mem::take(&mut self.has_freed) {
             give_back_memory();

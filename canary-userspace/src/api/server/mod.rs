@@ -34,7 +34,7 @@ use tokio::{
 use super::{
     parse_client,
     request::{FlowFilter, Peer, Refusal, RefusalKind, Reply, Request},
-    types::{ApiError, SetDrain, SetWeight},
+    types::{ApiError, SetDetachDrain, SetDrain, SetWeight},
 };
 use crate::metrics;
 
@@ -131,6 +131,7 @@ fn router(requests: Requests) -> Router {
         .route("/v1/services/{service}/flows/follow", get(follow))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
+        .route("/v1/detach/drain", get(detach_drain).put(set_detach_drain))
         .route("/metrics", get(metrics_text))
         .merge(trial::routes())
         .fallback(async || error(StatusCode::NOT_FOUND, "there is nothing at this path"))
@@ -264,6 +265,27 @@ async fn set_drain(
         }
         Err(refusal) => refusal.into_response(),
     }
+}
+
+async fn set_detach_drain(
+    State(requests): State<Requests>,
+    ConnectInfo(by): ConnectInfo<Peer>,
+    asked: Result<Json<SetDetachDrain>, JsonRejection>,
+) -> Response {
+    match body(asked) {
+        Ok(SetDetachDrain { drain }) => {
+            let request = |reply| Request::DetachDrain { drain: Some(drain), by, reply };
+            json(ask(&requests, request).await)
+        }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn detach_drain(
+    State(requests): State<Requests>,
+    ConnectInfo(by): ConnectInfo<Peer>,
+) -> Response {
+    json(ask(&requests, |reply| Request::DetachDrain { drain: None, by, reply }).await)
 }
 
 #[derive(Deserialize)]

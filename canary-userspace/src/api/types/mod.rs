@@ -240,6 +240,23 @@ pub struct DrainStatus {
     pub active: u64,
 }
 
+/// `PUT /v1/detach/drain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetDetachDrain {
+    pub drain: bool,
+}
+
+/// `GET` and `PUT /v1/detach/drain`. Who waits for it has to ask again within
+/// ten seconds, else new connections are taken again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachDrain {
+    /// New connections go to the kernel.
+    pub draining: bool,
+    /// Live pins left, of all services.
+    pub active: u64,
+}
+
 /// `GET /v1/services/{service}/where?client=ADDRESS[:PORT]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Where {
