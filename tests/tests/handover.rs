@@ -1,9 +1,13 @@
-//! Who has the traffic: the kernel before a detach, another host.
+//! Who has the traffic: the kernel before a detach, another host, a daemon
+//! without root.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
+    fs,
     io::Read as _,
     net::TcpListener,
+    os::unix::fs::chown,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -11,14 +15,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use canary_tests::{
     lab::{
-        Daemon, Holders, Lab, Load, Outcome, Stage, VIP_V4, address, all_answered, at,
-        fetch, wait_for,
+        Daemon, Holders, Lab, Load, Nginx, Outcome, Stage, VIP_V4, address, all_answered, at,
+        config, fetch, wait_for,
     },
     netns::ip,
 };
 
 const SOON: Duration = Duration::from_secs(15);
 const EVERY: Duration = Duration::from_millis(100);
+/// Debian's `nobody`; any number would do.
+const NOBODY: u32 = 65534;
+/// CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
+const NEEDED: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 fn answers(lab: &Lab, daemon: &Daemon) -> Result<()> {
     let outcome = at(lab, "client", || fetch(address(VIP_V4)))?;
@@ -158,6 +166,143 @@ fn a_vip_moves_in_and_out() {
         let report = holders.stop()?;
         ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", bed.daemon.said());
         bed.end()
+    };
+    body().unwrap();
+}
+
+/// The capability sets of all threads of a process, by their names.
+fn capabilities(pid: u32) -> Result<Vec<(String, u64)>> {
+    let mut sets = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        for line in status.lines().filter(|line| line.starts_with("Cap")) {
+            let (name, bits) = line.split_once(":\t").context("no tab")?;
+            sets.push((name.to_owned(), u64::from_str_radix(bits, 16)?));
+        }
+    }
+    Ok(sets)
+}
+
+fn keeps_no_more_than_needed(daemon: &Daemon, bounded: bool) -> Result<()> {
+    for (name, bits) in capabilities(daemon.pid()?)? {
+        let wanted = match name.as_str() {
+            "CapEff" | "CapPrm" => NEEDED,
+            "CapBnd" if bounded => NEEDED,
+            "CapBnd" => continue,
+            _ => 0,
+        };
+        ensure!(bits == wanted, "{name} is {bits:x}, not {wanted:x}");
+    }
+    Ok(())
+}
+
+/// A hook that notes what it may do.
+fn hook(directory: &Path) -> String {
+    let noted = directory.join("hook-caps");
+    format!(
+        r#"rollout = {{ steps = [{{ split = "50%", for = "1s" }}], hooks = [
+           {{ name = "look", on = ["before-start"], command = ["/bin/cp", "/proc/self/status", {noted:?}], retries = 0 }} ] }}"#
+    )
+}
+
+fn a_hook_has_none(lab: &Lab, daemon: &Daemon) -> Result<()> {
+    daemon.cli(&["rollout", "start", "web"])?;
+    let noted = lab.directory.join("hook-caps");
+    wait_for("the hook", SOON, || fs::read_to_string(&noted).is_ok_and(|s| s.contains("CapAmb")))
+        .with_context(|| daemon.said())?;
+    let status = fs::read_to_string(&noted)?;
+    for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+        let none = format!("{set}:\t0000000000000000");
+        ensure!(status.contains(&none), "a hook has capabilities: {status}");
+    }
+    fs::remove_file(&noted)?;
+    daemon.cli(&["rollout", "abort", "web"]).map(drop)
+}
+
+#[test]
+fn root_keeps_what_it_needs() {
+    let body = || {
+        let lab = Lab::new("rights")?;
+        let extra = hook(&lab.directory);
+        let bed = Stage::in_lab(lab, "", &extra)?;
+        keeps_no_more_than_needed(&bed.daemon, true)?;
+        a_hook_has_none(&bed.lab, &bed.daemon)?;
+        // All that a daemon does later: maps, links, netlink, files.
+        bed.daemon.cli(&["weight", "web", "20%"])?;
+        let text = config(&bed.lab, "xdp_mode = \"generic\"", &extra);
+        fs::write(&bed.daemon.config, text)?;
+        bed.daemon.cli(&["reload"])?;
+        answers(&bed.lab, &bed.daemon)?;
+        bed.end()
+    };
+    body().unwrap();
+}
+
+/// Directories of its user, the three capabilities, and nothing else.
+#[test]
+fn it_runs_without_root() {
+    let body = || {
+        let lab = Lab::new("noroot")?;
+        let _servers: Vec<Nginx> =
+            ["s1", "s2", "c1"].map(|h| Nginx::start(&lab, h)).into_iter().collect::<Result<_>>()?;
+        let mut daemon = Daemon::prepare(&lab, &config(&lab, "", &hook(&lab.directory)))?;
+        fs::create_dir_all(lab.bpffs())?;
+        for directory in [&lab.bpffs(), &lab.directory, &lab.directory.join("textfile")] {
+            chown(directory, Some(NOBODY), Some(NOBODY))?;
+        }
+        let user = NOBODY.to_string();
+        let capabilities = "-all,+bpf,+net_admin,+perfmon";
+        let launch = |lab: &Lab, daemon: &mut Daemon, capabilities: &str| {
+            let arguments = [
+                "--reuid",
+                &user,
+                "--regid",
+                &user,
+                "--clear-groups",
+                "--inh-caps",
+                capabilities,
+                "--ambient-caps",
+                capabilities,
+                "--bounding-set",
+                capabilities,
+                "--",
+            ];
+            daemon.launch_by(lab, "setpriv", &arguments)
+        };
+        let comes_up = |daemon: &Daemon| {
+            let is_well = || {
+                daemon.status().is_ok_and(|s| {
+                    s.warnings.is_empty()
+                        && s.data_plane.attached.iter().all(|a| a.mode == "native")
+                })
+            };
+            wait_for("the daemon", SOON, is_well).with_context(|| daemon.said())
+        };
+        // One too few is said, and nothing is made.
+        launch(&lab, &mut daemon, "-all,+bpf,+net_admin")?;
+        wait_for("the refusal", SOON, || daemon.said().contains("canary needs CAP_PERFMON"))
+            .with_context(|| daemon.said())?;
+        ensure!(fs::read_dir(lab.bpffs())?.next().is_none(), "maps without rights");
+        launch(&lab, &mut daemon, capabilities)?;
+        comes_up(&daemon)?;
+        keeps_no_more_than_needed(&daemon, false)?;
+        a_hook_has_none(&lab, &daemon)?;
+        let lab = std::sync::Arc::new(lab);
+        let holders = Holders::start(&lab, address(VIP_V4), 20, EVERY)?;
+        // Restarted, at another size, under other weights, in another mode.
+        daemon.kill();
+        let text = config(&lab, "flows = 1024", &hook(&lab.directory));
+        fs::write(&daemon.config, text)?;
+        launch(&lab, &mut daemon, capabilities)?;
+        comes_up(&daemon)?;
+        daemon.cli(&["weight", "web", "100%"])?;
+        answers(&lab, &daemon)?;
+        let report = holders.stop()?;
+        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", daemon.said());
+        daemon.cli(&["detach"])?;
+        let links = lab.command("lb", "ip", &["link"])?;
+        ensure!(!links.contains("xdp"), "programs are left after detach: {links}");
+        Ok(())
     };
     body().unwrap();
 }

@@ -11,6 +11,7 @@ mod notify;
 mod promotion;
 mod reload;
 mod requests;
+mod rights;
 mod scan;
 mod state;
 mod status;
@@ -61,6 +62,7 @@ enum Flow {
 pub fn run(config_path: &Path, log_level: Option<&str>) -> Result<()> {
     let config = config::load_to_run(config_path)?;
     logging::init(&config.log, log_level)?;
+    rights::check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config_path, config))
 }
@@ -78,6 +80,8 @@ async fn serve(config_path: &Path, config: config::Config) -> Result<()> {
     };
     let socket = config.socket.clone();
     let mut daemon = Daemon::start(config_path, config).await?;
+    // What mounting a bpffs, low ports and others' files may have needed.
+    rights::give_up_others()?;
     let (sender, mut requests) = mpsc::channel(QUEUE);
     tokio::spawn(server::serve_unix(unix, sender.clone()));
     if let Some(tcp) = tcp {
