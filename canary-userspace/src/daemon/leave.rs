@@ -21,7 +21,7 @@ impl Daemon {
     pub(super) fn detach_drain(
         &mut self,
         drain: Option<bool>,
-        by: Peer,
+        by: &Peer,
     ) -> Result<DetachDrain, Refusal> {
         match drain {
             Some(drain) => self.set_leaving(drain, &format!("asked for by {by}"))?,

@@ -111,7 +111,7 @@ impl Daemon {
                 reply.send(self.metrics_text()).ok();
             }
             Request::DetachDrain { drain, by, reply } => {
-                reply.send(self.detach_drain(drain, by)).ok();
+                reply.send(self.detach_drain(drain, &by)).ok();
             }
             Request::Detach { by, reply } => {
                 tracing::info!("detach asked for by {by}");

@@ -149,22 +149,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// The same by way of another program, which runs it: who it runs as, say.
-    ///
-    /// # Errors
-    /// Where it cannot be started.
-    pub fn launch_by(&mut self, lab: &Lab, program: &str, arguments: &[&str]) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(&self.log)?;
-        // Whoever that is may not get at where it was built.
-        let copy = lab.directory.join("canary");
-        fs::copy(&self.binary, &copy)?;
-        let mut command = lab.on("lb", program);
-        command.args(arguments).arg(copy).arg("run").arg("--config").arg(&self.config);
-        command.stderr(log).stdout(Stdio::null());
-        self.process = Some(Process::start(&mut command)?);
-        Ok(())
-    }
-
     /// Its log.
     #[must_use]
     pub fn said(&self) -> String {
