@@ -2,7 +2,7 @@
 //! that go on meanwhile.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use canary::api::types::Status;
@@ -29,6 +29,15 @@ fn package(machine: &Machine, version: &str) -> Result<String> {
     let path = String::from_utf8(output.stdout)?;
     let name = path.trim().rsplit('/').next().context("no path")?;
     Ok(format!("/mnt/{name}"))
+}
+
+fn is_the_same_again(machine: &Machine, package_inside: &str) -> Result<()> {
+    let file = machine.packages().join(package_inside.trim_start_matches("/mnt/"));
+    let before = fs::read(&file)?;
+    fs::remove_file(&file)?;
+    package(machine, "0.1.0-1")?;
+    ensure!(fs::read(&file)? == before, "two builds of one version differ");
+    Ok(())
 }
 
 fn configuration(lab: &Lab, top: &str) -> String {
@@ -157,6 +166,23 @@ fn is_watched(machine: &Machine) -> Result<()> {
     is_well(machine)
 }
 
+/// A daemon that systemd knows nothing of has the pins: the package stays.
+fn is_kept_for_another_daemon(lab: &Lab, machine: &Machine) -> Result<()> {
+    machine.run("systemctl", &["stop", UNIT])?;
+    let other = "/root/other.toml";
+    machine.write(other, &configuration(lab, "socket = \"/run/other.sock\""))?;
+    machine.run("systemd-run", &["--unit=other", "canary", "run", "--config", other])?;
+    wait_for("another daemon", SOON, || {
+        machine.run("canary", &["--socket", "/run/other.sock", "status"]).is_ok()
+    })?;
+    let refused = machine.output("dpkg", &["--remove", "canary"])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("is in use by a canary"), "{said}");
+    ensure!(program(lab)?.is_some(), "the program was taken off");
+    machine.run("systemctl", &["stop", "other"])?;
+    machine.run("rm", &[other]).map(drop)
+}
+
 fn is_removed(lab: &Lab, machine: &Machine, package: &str) -> Result<()> {
     let said = machine.run("dpkg", &["--remove", "canary"])?;
     ensure!(said.contains("connections through this host are cut"), "it said: {said}");
@@ -198,6 +224,7 @@ fn a_package_lives_its_life() {
         let machine = Machine::boot(&lab, "lb")?;
         let [first, second] = ["0.1.0-1", "0.1.0-2"].map(|version| package(&machine, version));
         let (first, second) = (first?, second?);
+        is_the_same_again(&machine, &first)?;
         installs_and_waits_for_its_file(&machine, &first)?;
         starts(&lab, &machine)?;
         let every = Duration::from_millis(50);
@@ -216,6 +243,7 @@ fn a_package_lives_its_life() {
             ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
             ensure!(report.on.len() == 3, "not on all servers: {:?}", report.on);
         }
+        is_kept_for_another_daemon(&lab, &machine)?;
         is_removed(&lab, &machine, &second)?;
         is_purged(&lab, &machine)
     };
