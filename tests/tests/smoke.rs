@@ -32,7 +32,7 @@ fn counted(daemon: &Daemon, service: &str) -> Result<usize> {
     let status = daemon.status()?;
     let service = status.services.iter().find(|one| one.name == service).context("no service")?;
     let backends = service.tracks.iter().flat_map(|track| &track.backends);
-    Ok(backends.map(|backend| backend.connections).sum::<u64>() as usize)
+    Ok(backends.map(|backend| backend.counters.connections).sum::<u64>() as usize)
 }
 
 fn stayed(report: &HoldersReport) -> Result<()> {
@@ -81,7 +81,7 @@ fn play() -> Result<()> {
     for (service, _) in families {
         let connections = counted(&daemon, service)?;
         ensure!(connections == 3 * SHORT + HELD, "{service}: {connections} counted");
-        ensure!(find(&daemon.status()?, service, "canary")?.connections > 0);
+        ensure!(find(&daemon.status()?, service, "canary")?.counters.connections > 0);
     }
     daemon.cli(&["detach"])?;
     drop((daemon, servers));
