@@ -130,7 +130,7 @@ impl Apt {
         match run(&mut update) {
             Ok(()) => fs::write(stamp, "")?,
             Err(error) => {
-                eprintln!("vm: {suite}: {error:#}; going on with the lists that are there")
+                eprintln!("vm: {suite}: {error:#}; going on with the lists that are there");
             }
         }
         Ok(apt)
