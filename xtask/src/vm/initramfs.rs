@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufWriter, Write as _},
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -118,7 +119,10 @@ fn built_tests() -> Result<Vec<PathBuf>> {
     for name in TESTS {
         build.args(["--test", name]);
     }
-    let messages = output(&mut build)?;
+    // Its errors go to the screen as they come.
+    let ran = build.stderr(Stdio::inherit()).output().context("running cargo")?;
+    ensure!(ran.status.success(), "the tests do not compile");
+    let messages = String::from_utf8_lossy(&ran.stdout);
     let built = TESTS.iter().map(|name| {
         let found = messages.lines().find_map(|line| test_program(line, name));
         found.with_context(|| format!("cargo built no test {name}"))
