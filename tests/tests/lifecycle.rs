@@ -287,7 +287,6 @@ fn a_reload_changes_the_mode() {
         ensure!(gaps.len() == 4 * bed.lab.interfaces.len(), "{said}");
         std::thread::sleep(Duration::from_secs(1));
         let report = holders.stop()?;
-        println!("{}\n{report:?}", gaps.join("\n"));
         ensure!(report.cut.len() <= 4 && report.moved == 0, "{report:?}\n{said}");
         bed.end()
     };
