@@ -23,6 +23,8 @@ use crate::names;
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two tries to get into the socket's queue.
 const AGAIN: Duration = Duration::from_millis(5);
+/// How often something is asked of a daemon that hangs up.
+const TRIES: u32 = 4;
 
 /// What went wrong between here and the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -176,12 +178,33 @@ impl Client {
         Ok((status, collected.map_err(|error| self.broken(error))?.to_bytes()))
     }
 
+    /// Where the daemon hangs up without a word (it may have been another's
+    /// turn) the same is asked again, as RFC 9110 (9.2.2) has it: not by POST.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let mut left = if method == Method::POST { 0 } else { TRIES - 1 };
+        loop {
+            match self.try_to_send(method.clone(), path, body.clone()).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(_)) if left > 0 => left -= 1,
+                Ok(Err(error)) => return Err(self.broken(error)),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// The inner error is that of a connection that there was.
+    async fn try_to_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<hyper::Result<Response<Incoming>>, ClientError> {
         let stream = self.connect().await.map_err(|e| self.unreachable(&e))?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) =
@@ -195,7 +218,7 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.broken(error))?;
-        sender.send_request(request).await.map_err(|error| self.broken(error))
+        Ok(sender.send_request(request).await)
     }
 
     /// Where many connect at once the socket's queue may be full for a moment:

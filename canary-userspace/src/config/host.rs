@@ -14,6 +14,7 @@ use super::{
     read::{Draft, read_interfaces},
     suggest::{closest, or_list},
 };
+use crate::names;
 
 /// Why no configuration could be loaded.
 #[derive(Debug, Error)]
@@ -82,8 +83,9 @@ fn text(bytes: Vec<u8>, path: &str) -> Result<String, Mistakes> {
 /// come together.
 fn parse_on_host(text: &str, path: &str, present: &[String]) -> Result<Config, Mistakes> {
     let mut problems = Problems::new(text);
-    let Draft { config, interfaces, .. } = draft(text, &mut problems);
+    let Draft { config, interfaces, groups, .. } = draft(text, &mut problems);
     check_interfaces(&interfaces, present, &mut problems);
+    check_groups(&groups, &mut problems);
     problems.finish(path)?;
     Ok(config)
 }
@@ -134,6 +136,18 @@ fn check_interfaces(names: &[Spanned<String>], present: &[String], problems: &mu
             _ => format!("{meant}write {}", some_of(present)),
         };
         problems.add(name.span(), message, help);
+    }
+}
+
+fn check_groups(groups: &[Spanned<String>], problems: &mut Problems<'_>) {
+    for name in groups {
+        let said = match names::group_id(name.get_ref()) {
+            Ok(Some(_)) => continue,
+            Ok(None) => format!("this host has no group \"{}\"", name.get_ref()),
+            Err(error) => format!("looking up group \"{}\": {error}", name.get_ref()),
+        };
+        let help = "make it with groupadd, or write another, as `getent group` shows them";
+        problems.add(name.span(), said, help);
     }
 }
 

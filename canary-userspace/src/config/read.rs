@@ -28,6 +28,8 @@ pub(super) struct Draft {
     /// Everything but the services.
     pub(super) config: Config,
     pub(super) interfaces: Vec<Spanned<String>>,
+    /// Groups of users that this host must have.
+    pub(super) groups: Vec<Spanned<String>>,
     pub(super) metrics_listen: Option<Spanned<SocketAddr>>,
     /// In the order of the file.
     pub(super) services: Vec<DraftService>,
@@ -57,7 +59,7 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
         let flows = field.whole(problems, FLOWS, config.flows);
         config.flows = flows.unwrap_or(config.flows);
     }
-    read_socket(top, &mut config, problems);
+    let groups = read_socket(top, &mut config, problems);
     for (key, place) in [("bpffs", &mut config.bpffs), ("state_dir", &mut config.state_dir)] {
         if let Some(field) = field(top, key)
             && let Some(path) = field.path(problems, &place.to_string_lossy())
@@ -75,7 +77,7 @@ pub(super) fn read(top: &DeTable<'_>, problems: &mut Problems<'_>) -> Draft {
     let health = read_health::read_for_all(top, problems);
     let for_all = ForAll { timeouts, rollback, evidence, health, signals: config.signals };
     let services = read_services(top, &for_all, problems);
-    Draft { config, interfaces, metrics_listen, services }
+    Draft { config, interfaces, groups, metrics_listen, services }
 }
 
 /// The list `signals`; all that there may be, where there is none.

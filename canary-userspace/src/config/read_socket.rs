@@ -1,6 +1,9 @@
 //! The daemon's socket: where it is, and who may use it.
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Config,
@@ -15,7 +18,13 @@ const MAX_GROUP_NAME: usize = 255;
 /// To write to a socket is to connect to it.
 const OTHERS_CONNECT: u32 = 0o002;
 
-pub(super) fn read_socket(top: &DeTable<'_>, config: &mut Config, problems: &mut Problems<'_>) {
+/// Returns the groups that it names.
+pub(super) fn read_socket(
+    top: &DeTable<'_>,
+    config: &mut Config,
+    problems: &mut Problems<'_>,
+) -> Vec<Spanned<String>> {
+    let mut groups = Vec::new();
     if let Some(field) = field(top, "socket")
         && let Some(path) = field.path(problems, "/run/canary/canary.sock")
     {
@@ -29,9 +38,12 @@ pub(super) fn read_socket(top: &DeTable<'_>, config: &mut Config, problems: &mut
     for (key, place) in
         [("socket_group", &mut access.group), ("read_group", &mut access.read_group)]
     {
-        *place = field(top, key).and_then(|field| read_group(&field, problems));
+        let Some(field) = field(top, key) else { continue };
+        let Some(name) = read_group(&field, problems) else { continue };
+        groups.push(Spanned::new(field.at, name.clone()));
+        *place = Some(name);
     }
-    let Some(field) = field(top, "socket_mode") else { return };
+    let Some(field) = field(top, "socket_mode") else { return groups };
     access.configured_mode = read_mode(&field, problems);
     if let (Some(mode), Some(readers)) = (access.configured_mode, &access.read_group)
         && mode & OTHERS_CONNECT == 0
@@ -40,6 +52,7 @@ pub(super) fn read_socket(top: &DeTable<'_>, config: &mut Config, problems: &mut
         let help = "leave it out, or write \"0666\": the daemon looks itself who may do what";
         problems.add(field.at, message, help);
     }
+    groups
 }
 
 fn read_group(field: &Field<'_, '_>, problems: &mut Problems<'_>) -> Option<String> {

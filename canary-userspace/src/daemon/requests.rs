@@ -45,6 +45,11 @@ fn chosen(answer: &WhereAnswer, split: Split, hash: f64, track: Track) -> String
     format!("its hash {hash:.6} is {side} the split {:.6}, so {name}{other}", split.fraction())
 }
 
+/// As it was asked for: without what a split's own steps, of 2^-32, add to it.
+fn percent(split: Split) -> String {
+    format!("{} %", (split.fraction() * 1e9).round() / 1e7)
+}
+
 impl Daemon {
     pub(super) async fn handle(&mut self, request: Request) -> Flow {
         // Whoever does not wait for the answer gets none.
@@ -154,12 +159,7 @@ impl Daemon {
         self.commit(name, before)?;
         self.trial(name).judgement = None;
         self.guard_by_hand(&service);
-        self.note_change(
-            name,
-            "weight",
-            &format!("split set to {} %", split.fraction() * 100.0),
-            by,
-        );
+        self.note_change(name, "weight", &format!("split set to {}", percent(split)), by);
         self.weight(name)
     }
 

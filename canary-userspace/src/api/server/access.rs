@@ -126,6 +126,13 @@ impl Access {
         Self { uid, all, readers }
     }
 
+    /// The process's own user and group may do everything, others ask.
+    #[must_use]
+    pub fn own() -> Self {
+        // SAFETY: getegid has no preconditions and cannot fail.
+        Self::new(Group::of(unsafe { libc::getegid() }), None)
+    }
+
     fn right(&self, who: &Credentials) -> Right {
         if who.uid == 0 || who.uid == self.uid || who.is_in(&self.all) {
             return Right::Change;

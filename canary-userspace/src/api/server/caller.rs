@@ -38,16 +38,32 @@ impl Hall {
         Self(Arc::new(Mutex::new(Seats::new(limits))))
     }
 
-    /// A seat, what is ready once it is taken away, and whether it was another's.
-    pub(super) fn admit(&self, holder: Holder) -> Option<(Place, oneshot::Receiver<()>, bool)> {
-        let (ends, ended) = oneshot::channel();
-        let (id, displaced) = match self.seats().admit(holder, ends, Instant::now()) {
-            Admission::Free(id) => (id, false),
-            Admission::Instead(id) => (id, true),
-            Admission::Full => return None,
-        };
-        let place = Place(Arc::new(Held { hall: self.clone(), id }));
-        Some((place, ended, displaced))
+    /// A seat, what is ready once it is taken away, and whether it was
+    /// another's. Nobody else comes in until there is one, or certainly none.
+    pub(super) async fn admit(
+        &self,
+        holder: Holder,
+    ) -> Option<(Place, oneshot::Receiver<()>, bool)> {
+        loop {
+            let (ends, ended) = oneshot::channel();
+            let admission = self.seats().admit(holder, ends, Instant::now());
+            let (id, displaced) = match admission {
+                Admission::Free(id) => (id, false),
+                Admission::Instead(id) => (id, true),
+                Admission::Later(then) => {
+                    tokio::time::sleep_until(then.into()).await;
+                    continue;
+                }
+                Admission::Full => return None,
+            };
+            let place = Place(Arc::new(Held { hall: self.clone(), id }));
+            return Some((place, ended, displaced));
+        }
+    }
+
+    /// Connections whose next move is the daemon's.
+    pub(super) fn working(&self) -> usize {
+        self.seats().working()
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats<Holder, oneshot::Sender<()>>> {

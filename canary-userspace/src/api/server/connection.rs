@@ -26,9 +26,9 @@ use super::{
 
 /// On the Unix socket: few people, and what they script. All of one user's
 /// leave room for three more.
-pub(super) const UNIX: Limits = Limits { total: 256, each: 64 };
+pub(super) const UNIX: Limits = Limits { total: 512, each: 128 };
 /// Over TCP: whoever scrapes the metrics.
-pub(super) const TCP: Limits = Limits { total: 64, each: 32 };
+pub(super) const TCP: Limits = Limits { total: 128, each: 64 };
 /// A request's head must be here within this; so long may a connection be idle
 /// as well.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -90,59 +90,75 @@ impl Door for TcpListener {
     }
 }
 
-/// Serves all who come in, until the listener fails for good.
-///
-/// # Errors
-/// The listener's.
-pub(super) async fn serve<D: Door>(
-    door: D,
-    limits: Limits,
-    router: Router,
-) -> io::Result<Infallible> {
-    let hall = Hall::new(limits);
-    let router = TowerToHyperService::new(router);
-    let mut warned = Warned::default();
-    loop {
-        let guest = match door.enter().await {
-            Ok(guest) => guest,
-            Err(error) if is_of_one_connection(&error) => continue,
-            Err(error) if is_shortage(&error) => {
-                warned.warn(&format!("no room for a connection: {error}"));
-                tokio::time::sleep(BREATHER).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        admit::<D>(guest, &hall, &router, &mut warned);
-        // Whoever came in may speak before the next one does: a flood of others
-        // does not take the seat of a client that has something to say.
-        tokio::task::yield_now().await;
-    }
+/// What a listener's connections share.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    hall: Hall,
+    router: TowerToHyperService<Router>,
 }
 
-fn admit<D: Door>(
-    guest: Guest<D::Stream>,
-    hall: &Hall,
-    router: &TowerToHyperService<Router>,
-    warned: &mut Warned,
-) {
-    let Guest { stream, holder, credentials } = guest;
-    let Some((place, ended, displaced)) = hall.admit(holder) else {
-        warned.warn(&format!("{holder} is refused: the daemon works for too many clients"));
-        return D::tell(&stream, TOO_MANY);
-    };
-    if displaced {
-        warned.warn(&format!("many clients that say nothing: {holder} gets the place of one"));
+impl Connections {
+    pub(super) fn new(limits: Limits, router: Router) -> Self {
+        Self { hall: Hall::new(limits), router: TowerToHyperService::new(router) }
     }
-    let caller = Caller { credentials, place };
-    let served = serve_one(stream, caller, router.clone());
-    tokio::spawn(async move {
-        tokio::select! {
-            () = served => {}
-            // Its seat was given to another.
-            _ = ended => {}
+
+    /// Serves all who come in, until the listener fails for good.
+    pub(super) async fn serve<D: Door>(&self, door: D) -> io::Result<Infallible> {
+        let mut warned = Warned::default();
+        loop {
+            match door.enter().await {
+                Ok(guest) => self.admit::<D>(guest, &mut warned).await,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_shortage(&error) => {
+                    warned.warn(&format!("no room for a connection: {error}"));
+                    tokio::time::sleep(BREATHER).await;
+                }
+                Err(error) => return Err(error),
+            }
+            // Whoever came in may speak before the next one does: a flood of
+            // others does not take the seat of a client with something to say.
+            tokio::task::yield_now().await;
         }
-    });
+    }
+
+    async fn admit<D: Door>(&self, guest: Guest<D::Stream>, warned: &mut Warned) {
+        let Guest { stream, holder, credentials } = guest;
+        let Some((place, ended, displaced)) = self.hall.admit(holder).await else {
+            warned.warn(&format!("{holder} is refused: the daemon works for too many clients"));
+            return D::tell(&stream, TOO_MANY);
+        };
+        if displaced {
+            warned.warn(&format!("many clients that say nothing: {holder} gets the place of one"));
+        }
+        let served = serve_one(stream, Caller { credentials, place }, self.router.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = served => {}
+                // Its seat was given to another.
+                _ = ended => {}
+            }
+        });
+    }
+
+    /// Serves one connection that is there already, to its end, as one that
+    /// came in; over TCP it comes from this host.
+    pub async fn one(&self, stream: UnixStream, tcp: bool) {
+        let credentials = (!tcp).then(|| Credentials::of(&stream));
+        let holder = credentials
+            .as_ref()
+            .map_or(Holder::Address(std::net::Ipv4Addr::LOCALHOST.into()), |credentials| {
+                Holder::User(credentials.uid)
+            });
+        if let Some((place, _ended, _)) = self.hall.admit(holder).await {
+            serve_one(stream, Caller { credentials, place }, self.router.clone()).await;
+        }
+    }
+
+    /// Connections whose next move is the daemon's.
+    #[must_use]
+    pub fn working(&self) -> usize {
+        self.hall.working()
+    }
 }
 
 /// All requests of a connection, one after the other.

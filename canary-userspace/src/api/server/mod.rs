@@ -8,6 +8,7 @@ mod connection;
 mod routes;
 mod seats;
 mod stalling;
+mod together;
 mod trial;
 
 use std::time::Duration;
@@ -32,6 +33,9 @@ use super::{
 
 pub use access::Access;
 pub use bind::{BindError, Bound, bind_unix};
+pub use connection::Connections;
+
+use together::Together;
 
 /// Largest body that is read, bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -42,7 +46,20 @@ const DEFAULT_LISTED: usize = 50;
 /// What is listed at most: some 20 MB.
 const MOST_LISTED: usize = 100_000;
 
-type Requests = mpsc::Sender<Request>;
+/// What the handlers share.
+#[derive(Clone, Debug)]
+struct Requests {
+    sender: mpsc::Sender<Request>,
+    status: Together,
+    metrics: Together,
+}
+
+impl From<mpsc::Sender<Request>> for Requests {
+    fn from(sender: mpsc::Sender<Request>) -> Self {
+        Self { sender, status: Together::default(), metrics: Together::default() }
+    }
+}
+
 /// What a handler has to say.
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -50,19 +67,32 @@ type Answer<T> = Result<Json<T>, Refusal>;
 ///
 /// # Errors
 /// The listener's.
-pub async fn serve_unix(bound: Bound, requests: Requests) -> std::io::Result<()> {
+pub async fn serve_unix(bound: Bound, requests: mpsc::Sender<Request>) -> std::io::Result<()> {
     let Bound { listener, access } = bound;
-    let router = router(access, requests);
-    connection::serve(listener, connection::UNIX, router).await.map(|never| match never {})
+    on_unix(access, requests).serve(listener).await.map(|never| match never {})
 }
 
 /// Serves the metrics, read-only.
 ///
 /// # Errors
 /// The listener's.
-pub async fn serve_metrics(listener: TcpListener, requests: Requests) -> std::io::Result<()> {
-    let router = metrics_router(requests);
-    connection::serve(listener, connection::TCP, router).await.map(|never| match never {})
+pub async fn serve_metrics(
+    listener: TcpListener,
+    requests: mpsc::Sender<Request>,
+) -> std::io::Result<()> {
+    over_tcp(requests).serve(listener).await.map(|never| match never {})
+}
+
+/// The Unix socket's connections.
+#[must_use]
+pub fn on_unix(access: Access, requests: mpsc::Sender<Request>) -> Connections {
+    Connections::new(connection::UNIX, router(access, requests.into()))
+}
+
+/// Those of the metrics' listener.
+#[must_use]
+pub fn over_tcp(requests: mpsc::Sender<Request>) -> Connections {
+    Connections::new(connection::TCP, metrics_router(requests.into()))
 }
 
 fn router(access: Access, requests: Requests) -> Router {
@@ -127,7 +157,7 @@ async fn ask<T>(requests: &Requests, request: impl FnOnce(Reply<T>) -> Request) 
     let (reply, answer) = oneshot::channel();
     let gone = || Refusal::internal("the daemon is stopping");
     let exchange = async {
-        requests.send(request(reply)).await.map_err(|_| gone())?;
+        requests.sender.send(request(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     };
     tokio::time::timeout(ANSWER_WITHIN, exchange)

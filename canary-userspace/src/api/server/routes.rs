@@ -11,6 +11,7 @@ use axum::{
     routing::{get, post},
 };
 use canary_common::Split;
+use hyper::body::Bytes;
 use serde::Deserialize;
 
 use super::{
@@ -58,8 +59,15 @@ struct StatusQuery {
 async fn status(
     State(requests): State<Requests>,
     Asked(StatusQuery { service }): Asked<StatusQuery>,
-) -> Answer<Status> {
-    ask(&requests, |reply| Request::Status { service, reply }).await
+) -> Result<Response, Refusal> {
+    let one = service.is_some();
+    let make = async {
+        let asked = ask(&requests, |reply| Request::Status { service, reply });
+        let Json::<Status>(status) = asked.await?;
+        serde_json::to_vec(&status).map(Bytes::from).map_err(Refusal::internal)
+    };
+    let text = if one { make.await? } else { requests.status.answer(make).await? };
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 async fn get_weight(State(requests): State<Requests>, Name(service): Name) -> Answer<Weight> {
@@ -183,6 +191,10 @@ async fn detach_drain(State(requests): State<Requests>, By(by): By) -> Answer<De
 }
 
 pub(super) async fn metrics_text(State(requests): State<Requests>) -> Result<Response, Refusal> {
-    let Json(text) = ask(&requests, |reply| Request::Metrics { reply }).await?;
+    let make = async {
+        let Json(text) = ask(&requests, |reply| Request::Metrics { reply }).await?;
+        Ok(Bytes::from(text))
+    };
+    let text = requests.metrics.answer(make).await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -3,7 +3,11 @@
 //! say nothing, or half of it, or do not read, keep nobody out. Pure: the time
 //! is an argument.
 
-use std::{collections::HashMap, hash::Hash, time::Instant};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    time::{Duration, Instant},
+};
 
 /// `H` is whom a limit is for (a user, an address), `D` what ends the
 /// connection when it is dropped.
@@ -21,6 +25,10 @@ pub(super) struct Limits {
     pub(super) each: usize,
 }
 
+/// So long everybody may keep a place and say nothing: a client whose CPU is
+/// busy loses none to a flood of others.
+pub(super) const GRACE: Duration = Duration::from_millis(20);
+
 #[derive(Debug)]
 struct Seat<H, D> {
     holder: H,
@@ -37,6 +45,8 @@ pub(super) enum Admission {
     Free(u64),
     /// Somebody's who waited; that connection is over.
     Instead(u64),
+    /// Nothing before then: all have just come.
+    Later(Instant),
     /// Nothing: the daemon works for all who hold one.
     Full,
 }
@@ -46,12 +56,18 @@ impl<H: Eq + Hash, D> Seats<H, D> {
         Self { limits, taken: HashMap::new(), next: 0 }
     }
 
+    /// `ends` is dropped where there is no place.
     pub(super) fn admit(&mut self, holder: H, ends: D, now: Instant) -> Admission {
         let own = self.taken.values().filter(|seat| seat.holder == holder).count();
         let mut displaced = false;
         if own >= self.limits.each || self.taken.len() >= self.limits.total {
             let only = (own >= self.limits.each).then_some(&holder);
-            let Some(longest) = self.longest_waiting(only) else { return Admission::Full };
+            let Some((since, longest)) = self.longest_waiting(only) else {
+                return Admission::Full;
+            };
+            if now < since + GRACE {
+                return Admission::Later(since + GRACE);
+            }
             self.taken.remove(&longest);
             displaced = true;
         }
@@ -63,13 +79,12 @@ impl<H: Eq + Hash, D> Seats<H, D> {
     }
 
     /// Of one holder, or of all.
-    fn longest_waiting(&self, only: Option<&H>) -> Option<u64> {
+    fn longest_waiting(&self, only: Option<&H>) -> Option<(Instant, u64)> {
         self.taken
             .iter()
             .filter(|(_, seat)| only.is_none_or(|holder| seat.holder == *holder))
             .filter_map(|(id, seat)| Some((seat.waits_since?, *id)))
             .min()
-            .map(|(_, id)| id)
     }
 
     /// The next move is the client's: to ask, to send the rest, to read.
@@ -130,6 +145,11 @@ impl<H: Eq + Hash, D> Seats<H, D> {
         self.taken.remove(&id);
     }
 
+    /// Those whose next move is the daemon's.
+    pub(super) fn working(&self) -> usize {
+        self.taken.values().filter(|seat| seat.waits_since.is_none()).count()
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.taken.len()
@@ -138,8 +158,6 @@ impl<H: Eq + Hash, D> Seats<H, D> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn seats() -> Seats<&'static str, ()> {
@@ -153,7 +171,8 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(seats.admit("alice", (), at(0)), Admission::Free(0));
         assert_eq!(seats.admit("alice", (), at(1)), Admission::Free(1));
-        // Alice's own first one, though there is room.
+        // Alice's own first one, though there is room; not before its time.
+        assert_eq!(seats.admit("alice", (), at(0)), Admission::Later(at(0) + GRACE));
         assert_eq!(seats.admit("alice", (), at(2)), Admission::Instead(2));
         assert_eq!(seats.admit("bob", (), at(3)), Admission::Free(3));
         assert_eq!(seats.admit("bob", (), at(4)), Admission::Free(4));
@@ -176,11 +195,11 @@ mod tests {
         seats.admit("alice", (), now);
         seats.works(0);
         seats.works(1);
-        assert_eq!(seats.admit("alice", (), now), Admission::Full);
+        assert_eq!((seats.admit("alice", (), now), seats.working()), (Admission::Full, 2));
         assert_eq!(seats.admit("bob", (), now), Admission::Free(2));
         // One that does not read its answer.
         seats.waits(0, now);
-        assert_eq!(seats.admit("alice", (), now), Admission::Instead(3));
+        assert_eq!(seats.admit("alice", (), now + GRACE), Admission::Instead(3));
         seats.leave(1);
         seats.leave(1);
         assert_eq!(seats.admit("alice", (), now), Admission::Free(4));
@@ -206,7 +225,7 @@ mod tests {
         assert_eq!(seats.admit("dave", (), now), Admission::Full);
         // Whoever does not read a stream waits as others do.
         seats.waits(0, now);
-        assert_eq!(seats.admit("dave", (), now), Admission::Instead(5));
+        assert_eq!(seats.admit("dave", (), now + GRACE), Admission::Instead(5));
         assert!(seats.streams(3, limits), "alice's ended");
         // A displaced one's last words change nothing.
         seats.sent(0, now);
