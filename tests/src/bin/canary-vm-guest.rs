@@ -96,9 +96,7 @@ fn verified() -> Result<()> {
     ensure!(attached.native, "not native: {attached:?}");
     let mut counted = 0;
     for program in PROGRAMS {
-        let Ok(info) = plane.get().xdp(program).and_then(|xdp| Ok(xdp.info().ok())) else {
-            continue;
-        };
+        let info = plane.get().xdp(program).ok().and_then(|xdp| xdp.info().ok());
         let Some(info) = info else { continue };
         let count = info.verified_instruction_count().context("no count of instructions")?;
         println!("VM verified {program} {count}");
