@@ -12,6 +12,10 @@ use canary::api::{client::Client, types::Status};
 
 use super::{Lab, Process, VIP_V4, VIP_V6, wait_for};
 
+/// Until it answers: the verifier's walk takes a minute where the machine is
+/// emulated.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// The daemon of a lab.
 #[derive(Debug)]
 pub struct Daemon {
@@ -74,7 +78,7 @@ impl Daemon {
     /// As [`Daemon::start`].
     pub fn restart(&mut self, lab: &Lab) -> Result<()> {
         self.launch(lab)?;
-        let up = wait_for("the daemon", Duration::from_secs(20), || self.status().is_ok());
+        let up = wait_for("the daemon", PATIENCE, || self.status().is_ok());
         up.with_context(|| self.said())?;
         // All backends' neighbours have answered.
         let resolved = wait_for("the backends", Duration::from_secs(10), || {

@@ -97,7 +97,7 @@ fn all(arguments: &Arguments) -> Result<Summary> {
     for (kernel, verdict) in kernels.iter().zip(verdicts) {
         sum += judged(kernel, verdict, &mut measured);
     }
-    if arguments.write {
+    if arguments.write && sum.failed == 0 {
         measured.write()?;
     }
     if !arguments.keep {
@@ -161,7 +161,7 @@ fn judged(kernel: &Kernel, verdict: Verdict, table: &mut figures::Table) -> Summ
     let name = kernel.choice.name();
     let failed = |why: String| {
         eprintln!("vm: {name} ({}): FAILED: {why}", kernel.release);
-        eprintln!("vm: {name}: the whole of it is in {}", kernel.log().display());
+        show_end(kernel);
         Summary { failed: 1, ..Summary::default() }
     };
     let report: Report = match verdict {
@@ -180,6 +180,19 @@ fn judged(kernel: &Kernel, verdict: Verdict, table: &mut figures::Table) -> Summ
     table.take(kernel, &report);
     eprintln!("vm: {name} ({}): {}", kernel.release, report.tests);
     report.tests
+}
+
+/// The last lines of what a guest said: where CI runs, nobody can look into the
+/// log.
+fn show_end(kernel: &Kernel) {
+    const LINES: usize = 40;
+    let log = kernel.log();
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    for line in &lines[lines.len().saturating_sub(LINES)..] {
+        eprintln!("{}| {line}", kernel.choice.name());
+    }
+    eprintln!("vm: {}: the whole of it is in {}", kernel.choice.name(), log.display());
 }
 
 /// Where kernels, initramfs and logs are.
