@@ -25,9 +25,9 @@ pub(crate) struct Dist {
     /// Package this `canary`, and build none
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where the package goes
-    #[arg(long, default_value = "target/dist")]
-    output: PathBuf,
+    /// The directory that the package goes to, in place of target/dist
+    #[arg(long)]
+    output: Option<PathBuf>,
 }
 
 /// What is packaged.
@@ -65,7 +65,10 @@ pub(crate) fn dist(options: &Dist) -> Result<()> {
         Some(binary) => directory.join(binary),
         None => build()?,
     };
-    let to = workspace().join(&options.output);
+    let to = match &options.output {
+        Some(output) => directory.join(output),
+        None => workspace().join("target/dist"),
+    };
     let package = Package {
         version: options
             .version
