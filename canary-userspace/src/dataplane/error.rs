@@ -11,9 +11,10 @@ pub enum DataplaneError {
     #[error("the eBPF object has no map {0}, or one of another type")]
     NoMap(&'static str),
     #[error(
-        "{path} holds maps of layout {found}, this canary has layout {ours}; either run the \
-         canary version that made them, or remove them with `canary detach` (live connections \
-         through this host are cut by that)"
+        "{path} holds maps of layout {found}, this canary has layout {ours} and cannot carry their \
+         connections over (nothing was changed, and traffic goes on); either run the canary version \
+         that made them, or end it: with that version `canary detach --drain`, where it has it, \
+         else `canary detach`, which cuts live connections; then start this one"
     )]
     Layout { path: PathBuf, found: u32, ours: u32 },
     #[error(
