@@ -127,11 +127,12 @@ fn run_tests(name: &str, left_out: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Of the verifier's thousands of lines the one that says what it minds.
+/// Of the verifier's thousands of lines the one that says what it minds: figures
+/// follow it, and the kernel's error.
 fn last_line(text: &str) -> &str {
     let telling = |line: &&str| {
         !line.trim().is_empty()
-            && !["processed ", "verification time", "stack depth"]
+            && !["processed ", "verification time", "stack depth", ": "]
                 .iter()
                 .any(|begin| line.trim_start().starts_with(begin))
     };

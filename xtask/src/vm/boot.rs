@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -78,7 +78,7 @@ impl Machine<'_> {
             .args(["-cpu", "max", "-m", MEMORY, "-smp", "1"])
             .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
             .arg("-kernel")
-            .arg(image(&kernel.root)?)
+            .arg(image(kernel)?)
             .arg("-initrd")
             .arg(initramfs)
             // A panic ends it at once.
@@ -91,17 +91,17 @@ impl Machine<'_> {
     }
 }
 
-/// The kernel of an unpacked package.
-fn image(root: &Path) -> Result<PathBuf> {
-    let boot = root.join("boot");
-    let mut files = fs::read_dir(&boot)
-        .with_context(|| format!("looking for a kernel in {}", boot.display()))?
-        .flatten()
-        .map(|entry| entry.path());
-    let image = files.find(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-    });
-    image.with_context(|| format!("no kernel in {}", boot.display()))
+/// The kernel of unpacked packages: until 7.x in /boot, since then beside its
+/// modules.
+fn image(kernel: &Kernel) -> Result<PathBuf> {
+    let Kernel { root, release, .. } = kernel;
+    let places = [
+        root.join(format!("boot/vmlinuz-{release}")),
+        root.join(format!("usr/lib/modules/{release}/vmlinuz")),
+        root.join(format!("lib/modules/{release}/vmlinuz")),
+    ];
+    let found = places.into_iter().find(|place| place.is_file());
+    found.with_context(|| format!("no kernel in {}", root.display()))
 }
 
 /// Runs a machine to its end, or ends it when its time is over.
