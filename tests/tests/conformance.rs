@@ -362,7 +362,8 @@ fn flows_are_given_back_before_their_time() {
         bed.forwarded(&bed.syn(), Reason::NewFlow, |c| c.connections += 1)?;
         let mut ended = 0;
         let mut give_back = |bed: &mut Bed, backend, which| {
-            bed.plane.get().flow_table().give_back(backend, which, &mut |_| ended += 1)
+            let backend = [backend].into();
+            bed.plane.get().flow_table().give_back(&backend, which, &mut |_| ended += 1)
         };
         // Somebody else's stay, and those that are not meant.
         ensure!(give_back(&mut bed, STABLE + 1, |_| true).freed == 0);

@@ -125,24 +125,27 @@ impl FlowTable {
         freed
     }
 
-    /// Gives back those ways pinned to a backend that `which` wants, in use as
+    /// Gives back those ways pinned to these backends that `which` wants, in use as
     /// they are, and books them as if their time were over: nobody will answer
     /// them any more. Each goes to `ended`.
     pub fn give_back(
         &self,
-        backend: u16,
+        backends: &BTreeSet<u16>,
         which: fn(Ctl) -> bool,
         ended: &mut dyn FnMut(&FlowSnapshot),
     ) -> Swept {
         let mut swept = Swept::default();
         self.each_record(0..self.buckets(), |bucket, way, flow, ctl| {
-            if flow.backend == backend && which(ctl) && self.free(bucket, way, ctl) {
+            if backends.contains(&flow.backend) && which(ctl) && self.free(bucket, way, ctl) {
                 self.book_end(flow, ctl, &mut swept);
                 ended(&snapshot(flow, ctl));
             }
         });
         self.drop_overflow(
-            |flow| flow.backend == backend && is_live(Ctl(flow.ctl)) && which(Ctl(flow.ctl)),
+            |flow| {
+                let ctl = Ctl(flow.ctl);
+                backends.contains(&flow.backend) && is_live(ctl) && which(ctl)
+            },
             |flow| {
                 self.book_end(flow, Ctl(flow.ctl), &mut swept);
                 ended(&snapshot(flow, Ctl(flow.ctl)));

@@ -3,7 +3,11 @@
 //! meets a backend that does not know the connection, whose RST tells the
 //! client to connect anew rather than to wait for hours.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use canary_common::{Ctl, Flow};
 
@@ -13,86 +17,105 @@ use super::{
 };
 use crate::config;
 
+/// Flows that were given back, by the backend's number.
+type Given = BTreeMap<u16, u64>;
+
 impl Daemon {
-    /// Handshakes that a backend has not answered, which it will not do any more:
-    /// the client's next SYN finds another one.
-    pub(super) fn give_back_handshakes(&mut self, service: &config::Service, address: SocketAddr) {
-        if self.has_other(service, address) {
-            self.give_back(service, address, Flow::was_unanswered);
-        }
+    /// Handshakes that backends have not answered, which they will not do any
+    /// more: the client's next SYN finds another one.
+    pub(super) fn give_back_handshakes(&mut self, service: &config::Service, lost: &[SocketAddr]) {
+        let lost = self.with_others(service, lost);
+        self.give_back(service, &lost, Flow::was_unanswered);
     }
 
-    /// After a check that could not connect.
-    pub(super) fn look_whether_gone(&mut self, key: &Key) {
-        let now = self.health.now();
+    /// Whether a check that could not connect was one too many.
+    pub(super) fn is_gone(&self, key: &Key) -> bool {
         let (Some((service, track)), Some(watched)) =
             (self.whose(key), self.health.watched.get(key))
         else {
-            return;
+            return false;
         };
-        let silent = watched.passive.silent_for(now);
-        let is_gone = watched.active.is_gone(&service.health[track as usize], silent);
-        if !is_gone || watched.given_back.is_some() || !self.has_other(service, key.1) {
-            return;
+        let silent = watched.passive.silent_for(self.health.now());
+        watched.given_back.is_none()
+            && watched.active.is_gone(&service.health[track as usize], silent)
+    }
+
+    /// Gives back the flows of those that are gone.
+    pub(super) fn give_back_gone(&mut self, service: &config::Service, gone: &[SocketAddr]) {
+        let gone = self.with_others(service, gone);
+        let given = self.give_back(service, &gone, |_| true);
+        for address in gone {
+            let key = (service.name.clone(), address);
+            let number = self.number_of(service, address);
+            let flows = number.and_then(|number| given.get(&number)).copied().unwrap_or(0);
+            let (passes, now) = (self.scan.passes, self.health.now());
+            let Some(watched) = self.health.watched.get_mut(&key) else { continue };
+            watched.given_back = Some(passes);
+            let silent = Duration::from_secs(watched.passive.silent_for(now).as_secs());
+            let silent = humantime::format_duration(silent);
+            let reason = format!("out of reach, and silent for {silent}; {flows} flows given back");
+            if let Some((_, track)) = self.whose(&key) {
+                self.note_health(&key, track, ("down", "gone"), reason);
+            }
         }
-        let service = service.clone();
-        if let Some(watched) = self.health.watched.get_mut(key) {
-            watched.given_back = Some(self.scan.passes);
-        }
-        let given = self.give_back(&service, key.1, |_| true);
-        let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
-        let reason = format!("out of reach, and silent for {silent}; {given} flows given back");
-        self.note_health(key, track, ("down", "gone"), reason);
     }
 
     /// Flows of those that are gone that are still there: a packet may have been
     /// on its way by the table of before.
     pub(super) fn give_back_rest(&mut self, service: &config::Service) {
         let passes = self.scan.passes;
-        let is_due = |given: Option<u64>| given.is_some_and(|at| passes > at + 1);
-        let all: Vec<SocketAddr> =
-            service.stable.iter().chain(&service.canary).map(|b| b.address).collect();
-        for address in all {
-            let key = (service.name.clone(), address);
+        let mut left = Vec::new();
+        for backend in service.stable.iter().chain(&service.canary) {
+            let key = (service.name.clone(), backend.address);
             let Some(watched) = self.health.watched.get_mut(&key) else { continue };
-            if !is_due(watched.given_back) {
+            // A pass that began since.
+            if watched.given_back.is_none_or(|at| passes <= at + 1) {
                 continue;
             }
             watched.given_back = Some(passes);
-            let number = self.number_of(service, address);
+            let number = self.number_of(service, backend.address);
             if number.is_some_and(|number| self.scan.last.of(number) > 0) {
-                self.give_back(service, address, |_| true);
+                left.push(backend.address);
             }
         }
+        self.give_back(service, &left, |_| true);
     }
 
-    /// Whether somebody else of the service takes new flows. In panic nobody is
-    /// known to be better.
-    fn has_other(&self, service: &config::Service, address: SocketAddr) -> bool {
+    /// Those whose flows somebody else of the service can take. In panic nobody
+    /// is known to be better.
+    fn with_others(&self, service: &config::Service, these: &[SocketAddr]) -> Vec<SocketAddr> {
+        if these.is_empty() {
+            return Vec::new();
+        }
         let standing = self.standing(service);
-        let mut others = service.stable.iter().chain(&service.canary);
-        !standing.panic
-            && others.any(|other| {
-                other.address != address
-                    && is_in_use(self, service, other)
-                    && !standing.out.contains(&other.address)
-            })
+        let is_well = |other: &config::Backend| {
+            is_in_use(self, service, other) && !standing.out.contains(&other.address)
+        };
+        let all = service.stable.iter().chain(&service.canary);
+        let well: Vec<SocketAddr> = all.filter(|b| is_well(b)).map(|b| b.address).collect();
+        let has_other = |address: &&SocketAddr| well.iter().any(|other| other != *address);
+        let none = standing.panic;
+        these.iter().filter(|address| !none && has_other(address)).copied().collect()
     }
 
     fn number_of(&self, service: &config::Service, address: SocketAddr) -> Option<u16> {
         self.observed.backend_number(self.service_number(service)?, address)
     }
 
-    /// How many there were.
     fn give_back(
         &mut self,
         service: &config::Service,
-        address: SocketAddr,
+        these: &[SocketAddr],
         which: fn(Ctl) -> bool,
-    ) -> u64 {
-        let number = self.number_of(service, address);
-        let (Some(number), Some(plane)) = (number, &self.plane) else { return 0 };
-        let followers = &mut self.followers;
-        plane.flow_table().give_back(number, which, &mut |flow| followers.ended(flow)).freed
+    ) -> Given {
+        let numbers = these.iter().filter_map(|address| self.number_of(service, *address));
+        let numbers: BTreeSet<u16> = numbers.collect();
+        let (mut given, followers) = (Given::new(), &mut self.followers);
+        let Some(plane) = self.plane.as_ref().filter(|_| !numbers.is_empty()) else { return given };
+        plane.flow_table().give_back(&numbers, which, &mut |flow| {
+            followers.ended(flow);
+            *given.entry(flow.backend).or_default() += 1;
+        });
+        given
     }
 }

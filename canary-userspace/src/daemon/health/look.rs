@@ -21,6 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 impl Daemon {
     /// Each tick; a look once a second.
     pub(in crate::daemon) fn look_at_health(&mut self) -> Result<(), DataplaneError> {
+        self.bring_health();
         if self.health.watched.is_empty() || !is_due(&mut self.health.looked, LOOK_EVERY) {
             return Ok(());
         }

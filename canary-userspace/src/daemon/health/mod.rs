@@ -29,6 +29,7 @@ use crate::{
 
 use checks::Checks;
 pub(super) use checks::Report;
+use heard::Moved;
 pub(super) use saved::Saved as SavedHealth;
 
 /// A backend that is watched.
@@ -62,6 +63,7 @@ pub(super) struct Health {
     began: Instant,
     watched: BTreeMap<Key, Watched>,
     checks: Checks,
+    moved: Moved,
     /// What was last brought to the maps, by service.
     told: BTreeMap<String, Standing>,
     looked: Option<Instant>,
@@ -73,6 +75,7 @@ impl Default for Health {
             began: Instant::now(),
             watched: BTreeMap::new(),
             checks: Checks::default(),
+            moved: Moved::default(),
             told: BTreeMap::new(),
             looked: None,
         }
