@@ -17,6 +17,7 @@ use canary::api::{
         Reloaded, RolloutStatus, Status, Steered, Weight,
     },
 };
+use canary::config::SocketAccess;
 use tokio::sync::mpsc;
 
 /// A directory of its own, removed at the end.
@@ -38,7 +39,8 @@ impl Directory {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (sender, mut requests) = mpsc::channel(4);
-                tokio::spawn(serve_unix(bind_unix(&socket).unwrap(), sender));
+                let bound = bind_unix(&socket, &SocketAccess::default()).unwrap();
+                tokio::spawn(serve_unix(bound, sender));
                 ready.send(()).unwrap();
                 let mut left = 3;
                 while let Some(request) = requests.recv().await {
