@@ -1,6 +1,10 @@
 //! The daemon's socket: garbage and silence from thousands of clients while
 //! somebody asks something sane, and who may do what.
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "what happens between fork and exec is one thing"
+)]
 
 use std::{
     fs,

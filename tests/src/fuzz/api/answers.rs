@@ -13,7 +13,7 @@ pub(super) fn answers(bytes: &[u8]) -> Result<Vec<u16>, String> {
         rest = &rest[end + 4..];
         let (status, body, after) = answer(head, rest)?;
         if status >= 400 {
-            is_error(head, body)?;
+            is_error(head, &body)?;
         }
         statuses.push(status);
         rest = after;
@@ -86,14 +86,14 @@ fn chunks(mut rest: &[u8]) -> Result<(Vec<u8>, &[u8]), String> {
 }
 
 /// A refusal of ours says why; hyper's own, of what is no HTTP, are empty.
-fn is_error(head: &str, body: Vec<u8>) -> Result<(), String> {
+fn is_error(head: &str, body: &[u8]) -> Result<(), String> {
     if body.is_empty() {
         return Ok(());
     }
     if head_value(head, "content-type") != Some("application/json") {
         return Err("a refusal that is no JSON".into());
     }
-    let said: Result<canary::api::types::ApiError, _> = serde_json::from_slice(&body);
+    let said: Result<canary::api::types::ApiError, _> = serde_json::from_slice(body);
     match said {
         Ok(said) if !said.error.is_empty() => Ok(()),
         _ => Err("a refusal without words".into()),

@@ -174,7 +174,7 @@ fn holds(input: &[u8], tcp: bool, statuses: &[u16], arrived: &Arrived) -> Result
     if answered < arrived.kinds.len() {
         return Err(format!("{:?} were asked for, {statuses:?} answered", arrived.kinds));
     }
-    if statuses.iter().any(|status| *status == 500) {
+    if statuses.contains(&500) {
         return Err("an internal error".into());
     }
     Ok(())
