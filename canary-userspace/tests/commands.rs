@@ -41,10 +41,8 @@ impl Directory {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (sender, mut requests) = mpsc::channel(4);
-                tokio::spawn(serve_unix(
-                    bind_unix(&socket, &SocketAccess::default()).unwrap(),
-                    sender,
-                ));
+                let bound = bind_unix(&socket, &SocketAccess::default()).unwrap();
+                tokio::spawn(serve_unix(bound, sender));
                 ready.send(()).unwrap();
                 let mut left = 3;
                 while let Some(request) = requests.recv().await {

@@ -4,20 +4,23 @@
 use canary_tests::fuzz::{Format, TARGETS, Target, campaign::campaign};
 
 const RUNS: u64 = 20_000;
+/// Of those that go over sockets.
+const SERVED: u64 = 2_000;
 const SEED: u64 = 1;
 
 #[test]
 fn nothing_is_found() {
     for target in TARGETS {
-        let outcome = campaign(target, RUNS, SEED, |_| Ok(())).unwrap();
+        let runs = if target.name == "api" { SERVED } else { RUNS };
+        let outcome = campaign(target, runs, SEED, |_| Ok(())).unwrap();
         if let Some(finding) = outcome.finding {
             let path = finding.save(target).unwrap();
             let (name, why, origin) = (target.name, &finding.why, &finding.origin);
             panic!("{name}: {why} (by {origin}; the input is in {})", path.display());
         }
-        assert_eq!(outcome.runs, RUNS);
+        assert_eq!(outcome.runs, runs);
         eprintln!(
-            "{}: {RUNS} runs, {:.0} a second, {} inputs kept",
+            "{}: {runs} runs, {:.0} a second, {} inputs kept",
             target.name,
             outcome.per_second(),
             outcome.kept

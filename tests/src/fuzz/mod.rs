@@ -6,6 +6,7 @@
 //! A new target is a file with a `check`, a line in [`TARGETS`], and a directory
 //! of its name in `tests/corpus/`.
 
+pub mod api;
 mod bed;
 pub mod campaign;
 pub mod config;
@@ -38,7 +39,7 @@ pub struct Target {
 /// makes this one interesting. An `Err`, as a panic, is a finding.
 pub type Check = fn(&[u8]) -> Result<Vec<u64>, String>;
 
-pub const TARGETS: &[Target] = &[parser::TARGET, signals::TARGET, config::TARGET];
+pub const TARGETS: &[Target] = &[parser::TARGET, signals::TARGET, config::TARGET, api::TARGET];
 
 impl Target {
     /// # Errors

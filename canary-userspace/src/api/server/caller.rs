@@ -105,14 +105,21 @@ impl Place {
         self.0.hall.seats().sent(self.0.id, Instant::now());
     }
 
-    /// Whether there is room for one more answer without an end.
-    pub(super) fn streams(&self, limits: Limits) -> bool {
-        self.0.hall.seats().streams(self.0.id, limits)
+    /// An answer without an end begins, if there is room for one more.
+    pub(super) fn streams(&self, limits: Limits) -> Option<Streaming> {
+        let room = self.0.hall.seats().streams(self.0.id, limits);
+        room.then(|| Streaming(self.clone()))
     }
+}
 
-    /// There is none after all.
-    pub(super) fn streams_no_more(&self) {
-        self.0.hall.seats().streams_no_more(self.0.id);
+/// Kept as long as such an answer goes on. Its connection may be used again.
+#[derive(Debug)]
+pub(super) struct Streaming(Place);
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let Place(held) = &self.0;
+        held.hall.seats().streams_no_more(held.id, Instant::now());
     }
 }
 

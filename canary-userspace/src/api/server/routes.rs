@@ -151,22 +151,20 @@ async fn follow(
 ) -> Result<Response, Refusal> {
     let filter = FlowFilter { track, backend };
     let one_in = one_in.map_or(1, NonZeroU32::get);
-    if !caller.place.streams(FOLLOWERS) {
-        return Err(Refusal::busy(format!(
+    let streaming = caller.place.streams(FOLLOWERS).ok_or_else(|| {
+        Refusal::busy(format!(
             "{} follow flows already, or {} of you; end one of them first",
             FOLLOWERS.total, FOLLOWERS.each
-        )));
-    }
-    let asked = ask(&requests, |reply| Request::Follow { service, filter, one_in, reply }).await;
-    let Ok(Json(events)) = asked else {
-        caller.place.streams_no_more();
-        return asked.map(|_| ().into_response());
-    };
-    let lines = futures_util::stream::unfold(events, async |mut events| {
-        let event = events.recv().await?;
-        let line = serde_json::to_string(&event).map(|line| line + "\n");
-        Some((line, events))
-    });
+        ))
+    })?;
+    let asked = ask(&requests, |reply| Request::Follow { service, filter, one_in, reply });
+    let Json(events) = asked.await?;
+    let lines =
+        futures_util::stream::unfold((events, streaming), async |(mut events, streaming)| {
+            let event = events.recv().await?;
+            let line = serde_json::to_string(&event).map(|line| line + "\n");
+            Some((line, (events, streaming)))
+        });
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((headers, Body::from_stream(lines)).into_response())
 }

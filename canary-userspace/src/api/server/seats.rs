@@ -134,10 +134,11 @@ impl<H: Eq + Hash, D> Seats<H, D> {
         true
     }
 
-    /// There is none after all.
-    pub(super) fn streams_no_more(&mut self, id: u64) {
+    /// It has an end after all.
+    pub(super) fn streams_no_more(&mut self, id: u64, now: Instant) {
         if let Some(seat) = self.taken.get_mut(&id) {
             seat.streams = false;
+            seat.waits_since = Some(now);
         }
     }
 
@@ -227,6 +228,9 @@ mod tests {
         seats.waits(0, now);
         assert_eq!(seats.admit("dave", (), now + GRACE), Admission::Instead(5));
         assert!(seats.streams(3, limits), "alice's ended");
+        // One that ended by itself; its connection is as any other's.
+        seats.streams_no_more(3, now);
+        assert_eq!(seats.admit("erin", (), now + GRACE), Admission::Instead(6));
         // A displaced one's last words change nothing.
         seats.sent(0, now);
         assert!(!seats.streams(0, limits));

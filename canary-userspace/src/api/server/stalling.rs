@@ -154,7 +154,7 @@ mod tests {
         let (ours, theirs) = duplex(1024);
         let reads = async move {
             let _kept = theirs;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         assert_eq!(kind(sends(100_000, reads, ours).await), Some(io::ErrorKind::TimedOut));
     }
