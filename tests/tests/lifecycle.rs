@@ -267,7 +267,6 @@ fn a_mode_that_cannot_be_had_leaves_the_former() {
 /// just then may be cut (the client's host answers the backend's own address):
 /// the others are neither cut nor moved.
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures of docs/operating.md")]
 fn a_reload_changes_the_mode() {
     let body = || {
         let bed = Stage::new("modes", "", "")?;

@@ -1,5 +1,4 @@
 //! Another `flows` at a restart: the flow table is carried over under traffic.
-#![expect(clippy::print_stdout, reason = "the figures of docs/reliability.md")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, sync::Arc, time::Duration};
