@@ -159,8 +159,8 @@ fn garbage_is_harmless() {
             let (times, longest) = (waits.len(), waits.last().copied().unwrap_or_default());
             let most = waits.get(times * 99 / 100).copied().unwrap_or_default();
             eprintln!("round {round}: {times} asked, 99 % within {most:?}, {longest:?} at most");
-            // A machine that does other things may stop all of us for a while.
-            ensure!(times > 40 && most < PROMPT && longest < 3 * PROMPT, "{most:?}, {longest:?}");
+            // Who connects without blocking goes last where the queue is full.
+            ensure!(times > 40 && most < PROMPT && longest < 10 * PROMPT, "{most:?}, {longest:?}");
             wait_for("the last to be gone", Duration::from_secs(15), || {
                 used(pid).is_ok_and(|(descriptors, _)| round == 0 || descriptors <= before.0)
             })
