@@ -60,6 +60,10 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
 /// size that is asked for, or until then.
 fn adopt(options: &OpenOptions, keys: &HashKeys, until: Step) -> Result<Object, DataplaneError> {
     let bpffs = &options.bpffs;
+    if !options.sole {
+        // Somebody else's, who may be at work on it: its size is his.
+        return Object::load(options, keys, FLOWS, buckets_of(bpffs, FLOWS)?);
+    }
     resize::give_up_unfinished(bpffs)?;
     let mut loaded = None;
     if resize::is_under_way(bpffs) {
