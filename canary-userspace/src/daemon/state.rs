@@ -322,7 +322,7 @@ impl Daemon {
     }
 
     /// Those of the configuration, or the one of this name.
-    fn services(&self, only: Option<&str>) -> impl Iterator<Item = &config::Service> {
+    pub(super) fn services(&self, only: Option<&str>) -> impl Iterator<Item = &config::Service> {
         let is_meant = move |s: &&config::Service| only.is_none_or(|name| s.name == name);
         self.config.services.iter().filter(is_meant)
     }
@@ -369,6 +369,7 @@ impl Daemon {
             return Err(error.into());
         }
         self.enter_epochs(only);
+        self.health_applied(only);
         self.renew_followers();
         Ok(())
     }

@@ -197,6 +197,16 @@ impl Daemon {
         standing
     }
 
+    /// Whatever is brought to the maps, who is out comes along: of all services,
+    /// or of one.
+    pub(super) fn health_applied(&mut self, only: Option<&str>) {
+        let watched = self.services(only).filter(|s| s.health.iter().any(config::Health::is_on));
+        let out: Vec<_> = watched.map(|s| (s.name.clone(), self.standing(s).out)).collect();
+        for (name, out) in out {
+            self.health.told.entry(name).or_default().out = out;
+        }
+    }
+
     /// Brings who is out to the maps, where it changed, and says where all of
     /// stable are down.
     fn health_moved(&mut self, service: &config::Service) {
