@@ -356,13 +356,17 @@ impl Pin {
     }
 
     /// Has replies go where this packet of the client's came from, should that
-    /// be another neighbour or interface than before: routers fail over. A
-    /// reply that is on its way meanwhile may meet half of it, and is sent
-    /// again; and should the record be another flow's by now, that flow's next
-    /// packet puts it right in the same way.
+    /// be another neighbour or interface than before: routers fail over. Only of
+    /// flows that make no room for others, so that nobody else has the record by
+    /// now; that it was still this flow's when the two were compared is looked at
+    /// afterwards. A reply that is on its way meanwhile may meet half of it, and
+    /// is sent again.
     #[inline(always)]
     pub fn follow_client(&self, parsed: &Parsed, ingress: u32) {
-        if self.comes_by(&parsed.ethernet, ingress) {
+        if !matches!(self.state(), FlowState::Established | FlowState::Answered)
+            || self.comes_by(&parsed.ethernet, ingress)
+            || (ctl_of(self.flow).0 ^ self.ctl.0) & Ctl::IDENTITY != 0
+        {
             return;
         }
         let frame = parsed.reply_frame();
