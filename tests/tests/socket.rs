@@ -27,6 +27,7 @@ use canary::api::{
 };
 use canary_tests::{
     lab::{Daemon, Lab, at, config, wait_for},
+    memory::resident,
     random::Random,
 };
 
@@ -40,14 +41,10 @@ Content-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"split\":";
 trait Wire: Write + Send {}
 impl<T: Write + Send> Wire for T {}
 
-/// The daemon's descriptors and resident memory, in bytes.
+/// The daemon's descriptors, and its memory beside the maps, in bytes.
 fn used(pid: u32) -> Result<(usize, u64)> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 =
-        line.and_then(|line| line.split_whitespace().next()).context("VmRSS")?.parse()?;
-    Ok((descriptors, kib << 10))
+    Ok((descriptors, resident(pid)? << 10))
 }
 
 /// This process holds as many connections as it may.

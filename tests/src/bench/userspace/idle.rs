@@ -5,7 +5,7 @@ use std::{fs, time::Duration, time::Instant};
 use anyhow::{Context as _, Result};
 
 use super::{Effort, at_most, bed::Bed};
-use crate::bench::report::Row;
+use crate::{bench::report::Row, memory::resident};
 
 /// Percent of a core, and MiB.
 const BUSY: f64 = 0.3;
@@ -44,40 +44,6 @@ fn on_cpu(pid: u32) -> Result<Duration> {
 /// Its resident memory, without the maps' pages that it has mapped: those are
 /// the kernel's, and there without it.
 pub(super) fn memory(bed: &Bed, name: &str) -> Result<Row> {
-    let smaps = fs::read_to_string(format!("/proc/{}/smaps", bed.daemon.pid()?))?;
-    let mib = beside_maps(&smaps).context("an smaps that tells no Rss")? as f64 / 1024.0;
+    let mib = resident(bed.daemon.pid()?)? as f64 / 1024.0;
     at_most(name, &[mib], MEMORY)
-}
-
-/// KiB, of the text of an smaps.
-fn beside_maps(smaps: &str) -> Option<u64> {
-    let mut is_map = false;
-    let mut sum = None;
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("Rss:") if !is_map => {
-                let kib: u64 = words.next()?.parse().ok()?;
-                sum = Some(sum.unwrap_or(0) + kib);
-            }
-            // A mapping's first line begins with its addresses.
-            Some(first) if !first.ends_with(':') => is_map = line.ends_with("anon_inode:bpf-map"),
-            _ => {}
-        }
-    }
-    sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn maps_are_left_out() {
-        let text = "7f00-7f01 rw-s 00000000 00:0e 42  anon_inode:bpf-map\nRss:  900 kB\nPss: 9 kB\n\
-                    7f02-7f03 rw-p 00000000 00:00 0  [heap]\nSize: 8 kB\nRss:  30 kB\n\
-                    7f04-7f05 r-xp 00000000 00:00 7  /usr/bin/canary\nRss:   4 kB\n";
-        assert_eq!(beside_maps(text), Some(34));
-        assert_eq!(beside_maps(""), None);
-    }
 }
