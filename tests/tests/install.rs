@@ -169,7 +169,7 @@ fn is_watched(machine: &Machine) -> Result<()> {
 /// A daemon that systemd knows nothing of has the pins: the package stays.
 fn is_kept_for_another_daemon(lab: &Lab, machine: &Machine) -> Result<()> {
     machine.run("systemctl", &["stop", UNIT])?;
-    let other = "/root/other.toml";
+    let other = "/etc/other.toml";
     machine.write(other, &configuration(lab, "socket = \"/run/other.sock\""))?;
     machine.run("systemd-run", &["--unit=other", "canary", "run", "--config", other])?;
     wait_for("another daemon", SOON, || {
