@@ -14,5 +14,7 @@ pub mod names;
 pub mod netlink;
 pub mod outside;
 pub mod plan;
+#[cfg(test)]
+mod random;
 pub mod rollout;
 pub mod stats;

@@ -5,32 +5,18 @@ use std::time::Duration;
 use canary_common::Track;
 
 use super::{Active, Change, Counted, Ejected, Member, Outcome, Passive, Reason, decide, has_room};
-use crate::config::{
-    Health,
-    health::{Eject, Initial},
+use crate::{
+    config::{
+        Health,
+        health::{Eject, Initial},
+    },
+    random::Random,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, most: u64) -> u64 {
-        self.next() % most
-    }
 }
 
 fn ejecting() -> Eject {

@@ -223,13 +223,10 @@ impl Daemon {
             return;
         }
         if standing.panic != before.panic {
+            const ALL_DOWN: &str =
+                "every stable backend is down by its checks: traffic goes on to all of them";
             let (from, to, words) = match standing.panic {
-                true => (
-                    "healthy",
-                    "panic",
-                    "every stable backend is down by its checks: traffic \
-                                              goes on to all of them",
-                ),
+                true => ("healthy", "panic", ALL_DOWN),
                 false => ("panic", "healthy", "a stable backend is up again"),
             };
             tracing::warn!("{name}: {to}: {words}");

@@ -3,29 +3,19 @@
 
 use super::{invariants, *};
 use crate::config::rollout::{OnFail, OnRollback, OnTimeout, Step, Strategy, Until};
-
-/// splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct Random(u64);
+use crate::random::Random;
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        (self.next() % most as u64) as usize
+    fn upto(&mut self, most: usize) -> usize {
+        self.below(most as u64) as usize
     }
 
     fn of<T: Clone>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())].clone()
+        choices[self.upto(choices.len())].clone()
     }
 
     fn in_ten(&mut self, times: usize) -> bool {
-        self.below(10) < times
+        self.upto(10) < times
     }
 }
 
@@ -39,7 +29,7 @@ fn some_rollout(random: &mut Random) -> Rollout {
     let strategy = random.of(&Strategy::NAMES).1;
     let mut rollout = Rollout::preset(strategy, 3, 0.2);
     if random.in_ten(5) {
-        let count = 1 + random.below(4);
+        let count = 1 + random.upto(4);
         let step = |number: usize| Step {
             split: (number as f64 - if count > 2 { 1.0 } else { 0.0 }) / count as f64,
             lasts: seconds(number),
@@ -50,17 +40,17 @@ fn some_rollout(random: &mut Random) -> Rollout {
         rollout.steps = (1..=count).map(step).collect();
     }
     for step in &mut rollout.steps {
-        step.lasts = seconds(random.below(4));
+        step.lasts = seconds(random.upto(4));
         step.until = random.of(&[Until::Time, Until::Time, Until::Safe, Until::Pause]);
-        step.at_most = random.in_ten(3).then(|| step.lasts + seconds(random.below(5)));
+        step.at_most = random.in_ten(3).then(|| step.lasts + seconds(random.upto(5)));
     }
     let all = Transition::NAMES.map(|(_, transition)| transition);
     let told: Vec<_> = all.into_iter().filter(|_| random.in_ten(3)).collect();
     Rollout {
-        deadline: random.in_ten(3).then(|| seconds(5 + random.below(20))),
+        deadline: random.in_ten(3).then(|| seconds(5 + random.upto(20))),
         on_timeout: random.of(&[OnTimeout::Hold, OnTimeout::Rollback, OnTimeout::Promote]),
         on_rollback: random.of(&[OnRollback::Drain, OnRollback::Reset]),
-        keep_old: seconds(random.below(5)),
+        keep_old: seconds(random.upto(5)),
         max_away: seconds(3),
         hooks: hooks(&told),
         ..rollout
@@ -71,21 +61,21 @@ fn some_sight(random: &mut Random) -> Seen {
     let reason = || "because".to_owned();
     let fine = Verdict::Safe;
     let not_yet = Verdict::NotYet { reason: reason() };
-    let verdict = match random.below(60) {
+    let verdict = match random.upto(60) {
         0 => Verdict::Harm { reason: reason() },
         1..=3 => Verdict::Mismatch { reason: reason() },
         4..=9 => Verdict::NoTraffic,
         10..=30 => not_yet,
         _ => fine,
     };
-    let gates = match random.below(60) {
+    let gates = match random.upto(60) {
         0 => Gates::Failing { reason: reason(), on_fail: OnFail::Rollback },
         1..=3 => Gates::Failing { reason: reason(), on_fail: OnFail::Hold },
         4..=6 => Gates::Missing { reason: reason() },
         7..=9 => Gates::NotAsked,
         _ => Gates::Pass,
     };
-    let guard = match random.below(30) {
+    let guard = match random.upto(30) {
         0 => Guard::BudgetSpent,
         1 => Guard::DeadMan,
         2 => Guard::Off,
@@ -118,18 +108,18 @@ fn some_event(random: &mut Random, life: &mut Life) -> Event {
         Command::Undo,
         Command::SetWeight,
     ];
-    match random.below(40) {
+    match random.upto(40) {
         0..=5 => Event::Command(random.of(&commands), "alice".to_owned()),
         6..=11 => {
             let result = if random.in_ten(2) { Err("no".to_owned()) } else { Ok(()) };
-            let ticket = life.state.tickets.saturating_sub(random.below(3) as u64);
+            let ticket = life.state.tickets.saturating_sub(random.upto(3) as u64);
             Event::Hook { ticket, result }
         }
         12 => {
-            let other = random.below(6) as u64;
+            let other = random.upto(6) as u64;
             life.fingerprint.steps += u64::from(other == 0);
             life.fingerprint.tracks += u64::from(other == 1);
-            Event::Restored { away: seconds(random.below(5)), serving: random.of(&SERVING) }
+            Event::Restored { away: seconds(random.upto(5)), serving: random.of(&SERVING) }
         }
         13 => Event::Reconfigured { serving: random.of(&SERVING) },
         14 => Event::Tick { elapsed: seconds(4) },
@@ -149,8 +139,8 @@ fn lives(seeds: std::ops::Range<u64>, events: usize) -> std::collections::BTreeS
             let fingerprint = life.fingerprint;
             let mut event = some_event(&mut random, &mut life);
             if let Event::Reconfigured { .. } = event {
-                life.fingerprint.tracks += random.below(2) as u64;
-                life.fingerprint.steps += random.below(2) as u64;
+                life.fingerprint.tracks += random.upto(2) as u64;
+                life.fingerprint.steps += random.upto(2) as u64;
             }
             let before = life.state.clone();
             if let Err(refusal) = life.try_event(&event) {
@@ -199,7 +189,7 @@ fn nothing_is_stuck() {
         let mut life = Life::of(some_rollout(&mut random));
         life.rollout.deadline = None;
         life.say(Command::Start);
-        for _ in 0..random.below(60) {
+        for _ in 0..random.upto(60) {
             life.seen = some_sight(&mut random);
             let event = some_event(&mut random, &mut life);
             life.try_event(&event).ok();
