@@ -84,6 +84,22 @@ impl Books {
         sum
     }
 
+    /// Connections of some of a service's backends over all epochs. `counts`: of
+    /// cells that counted anything.
+    pub(super) fn connections(
+        &self,
+        service: &str,
+        backends: impl Iterator<Item = SocketAddr>,
+        counts: &BTreeMap<u16, Counts>,
+    ) -> u64 {
+        let Some(books) = self.0.get(service) else { return 0 };
+        let of_book = |book: &Book| {
+            let living = book.cells.iter().filter_map(|cell| counts.get(cell));
+            book.base.0.connections + living.map(|(cell, _)| cell.connections).sum::<u64>()
+        };
+        backends.filter_map(|backend| books.get(&backend)).map(of_book).sum()
+    }
+
     /// A backend's counts over all epochs.
     pub(super) fn total<E>(
         &self,
@@ -115,7 +131,7 @@ impl Books {
         self.cells().difference(&current).copied().collect()
     }
 
-    /// Folds those cells of `over` that are retired: their counts go into the
+    /// Folds cells that are [retired](Self::retired): their counts go into the
     /// base, their numbers are free. Whether there were any.
     pub(super) fn fold(
         &mut self,
@@ -123,11 +139,9 @@ impl Books {
         over: &BTreeSet<u16>,
         lived: impl Fn(u16) -> Lived,
     ) -> bool {
-        let retired = self.retired(observed);
         let mut folded = false;
         for book in self.0.values_mut().flat_map(BTreeMap::values_mut) {
-            let is_over = |cell: &u16| over.contains(cell) && retired.contains(cell);
-            let cells: Vec<u16> = book.cells.iter().copied().filter(is_over).collect();
+            let cells: Vec<u16> = book.cells.intersection(over).copied().collect();
             for cell in cells {
                 let Lived { counts, times } = lived(cell);
                 add(&mut book.base, &counts);
@@ -145,8 +159,11 @@ impl Books {
     /// Forgets backends that are not configured and have no cell left.
     pub(super) fn retain(&mut self, configured: &BTreeSet<Key>) {
         for (service, books) in &mut self.0 {
-            let is_configured = |backend| configured.contains(&(service.clone(), backend));
-            books.retain(|backend, book| !book.cells.is_empty() || is_configured(*backend));
+            let mut key = (service.clone(), SocketAddr::from(([0; 4], 0)));
+            books.retain(|backend, book| {
+                key.1 = *backend;
+                !book.cells.is_empty() || configured.contains(&key)
+            });
         }
         self.0.retain(|_, books| !books.is_empty());
     }
@@ -267,13 +284,13 @@ mod tests {
         };
         let lived = |cell: u16| Lived { counts: counts(cell), times: times(cell) };
         let mut observed = Observed { cells: [1, 2].into(), ..Observed::default() };
-        // Cell 1 still has a flow, cell 2 has none.
-        let over = [2].into();
         let owner = canary_common::Backend { cells: [1, 2], ..Default::default() };
         observed.backends.insert(7, owner);
-        assert!(!books.fold(&mut observed, &over, lived), "2 is current");
+        assert_eq!(books.retired(&observed), BTreeSet::new());
         observed.backends.remove(7);
         assert_eq!(books.retired(&observed), [1, 2].into());
+        // Cell 1 still has a flow, cell 2 has none.
+        let over = [2].into();
         assert!(books.fold(&mut observed, &over, lived));
         assert_eq!(observed.cells, [1].into());
         for books in [&books, &Books::restore(&books.save())] {

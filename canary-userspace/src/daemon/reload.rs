@@ -1,5 +1,7 @@
 //! A new configuration: all of it, or nothing.
 
+use std::collections::BTreeSet;
+
 use canary_common::Split;
 
 use super::{
@@ -197,7 +199,9 @@ impl Daemon {
     /// Splits and drains follow the new file only where it says something new.
     fn follow(&mut self, old: &Config) {
         let services = self.config.services.clone();
-        self.runtime.retain(|name, _| services.iter().any(|service| service.name == *name));
+        let names: BTreeSet<&str> = services.iter().map(|service| &*service.name).collect();
+        self.runtime.retain(|name, _| names.contains(&**name));
+        self.trials.retain(|name, _| names.contains(&**name));
         for service in &services {
             let fresh = Split::from_fraction(service.weight).unwrap_or(Split::NONE);
             let former = old.services.iter().find(|s| s.name == service.name);

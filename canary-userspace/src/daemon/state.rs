@@ -338,13 +338,12 @@ impl Daemon {
     pub(super) fn apply_to(&mut self, name: &str) -> Result<()> {
         let hz = self.plane()?.hz();
         let desired = self.desired(Some(name), hz);
-        let mut planned = plan::plan_some(&desired, &self.observed);
-        if matches!(&planned, Ok(Some(planned)) if planned.short_of_cells) {
+        let backends = desired.services.iter().map(|service| service.backends().count()).sum();
+        if !self.observed.uncertain && !self.observed.has_cells_for(backends) {
             // Flows of earlier epochs that have ended make room.
             self.fold_now()?;
-            planned = plan::plan_some(&desired, &self.observed);
         }
-        match planned {
+        match plan::plan_some(&desired, &self.observed) {
             Ok(Some(planned)) if !planned.short_of_cells => self.carry(planned, Some(name)),
             // It takes more than that.
             _ => self.apply(),
@@ -550,14 +549,12 @@ impl Daemon {
 
     /// Writes down what must survive, if it changed.
     pub(super) fn save(&mut self) {
-        let is_withheld = |name: &str| {
-            let mut named = self.config.services.iter().filter(|service| service.name == name);
-            named.any(|service| self.withholds_canary(service))
-        };
+        let withheld = self.config.services.iter().filter(|s| self.withholds_canary(s));
+        let withheld: BTreeSet<&str> = withheld.map(|service| &*service.name).collect();
         let services = self.runtime.iter().map(|(name, runtime)| {
             let saved = SavedService {
                 split: runtime.split.parts(),
-                withheld: is_withheld(name),
+                withheld: withheld.contains(&**name),
                 drained: runtime.drained.clone(),
                 file_weight: runtime.file_weight,
                 rolled_back: runtime.rolled_back.clone(),

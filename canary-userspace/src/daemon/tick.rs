@@ -73,13 +73,15 @@ impl Daemon {
             return Ok(());
         }
         let living = self.scan.last.cells();
-        let over: BTreeSet<u16> = self.retired.difference(&living).copied().collect();
-        let over = &over & &self.books.retired(&self.observed);
+        let retired = self.books.retired(&self.observed);
+        let over: BTreeSet<u16> =
+            self.retired.intersection(&retired).filter(|c| !living.contains(c)).copied().collect();
         let plane = self.plane.as_ref().context("detached")?;
         let counts = plane.cells(over.iter().copied())?;
-        let lived = |cell: u16| Lived {
-            counts: counts.get(&cell).copied().unwrap_or_default(),
-            times: plane.latencies(cell),
+        // Who counted nothing has no times.
+        let lived = |cell: u16| {
+            let counts = counts.get(&cell).copied();
+            counts.map(|counts| Lived { counts, times: plane.latencies(cell) }).unwrap_or_default()
         };
         for runtime in self.runtime.values_mut() {
             for cell in runtime.ledger.living(&over) {
@@ -90,7 +92,7 @@ impl Daemon {
         // Of flows from before a daemon whose state was lost.
         let booked = self.books.cells();
         self.observed.cells.retain(|cell| booked.contains(cell) || living.contains(cell));
-        self.retired = self.books.retired(&self.observed);
+        self.retired = &retired - &over;
         self.is_settled = self.retired.is_empty() && self.observed.cells.is_subset(&booked);
         if folded {
             self.has_freed = true;

@@ -6,11 +6,14 @@ use std::{
     mem::offset_of,
     ops::Range,
     os::fd::AsFd as _,
-    sync::{Mutex, atomic::Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::maps::{HashMap, IterableMap as _, MapData};
-use canary_common::{Bucket, Ctl, Flow, FlowKey, FlowState, SharedCell, WAYS, deadline_passed};
+use canary_common::{Bucket, Ctl, Flow, FlowKey, FlowState, SharedCell, deadline_passed};
 
 use super::{batch, mapping::Mapping};
 
@@ -46,6 +49,7 @@ pub struct Swept {
 }
 
 const CTL: usize = offset_of!(Flow, ctl);
+const FLOW_WORDS: usize = size_of::<Flow>() / 8;
 
 impl FlowTable {
     /// Buckets of the table, a power of two.
@@ -184,8 +188,9 @@ impl FlowTable {
         mut each: impl FnMut(u32, usize, &Flow, Ctl),
     ) {
         for bucket in buckets {
-            for way in 0..WAYS {
-                if let Some((flow, ctl)) = self.record(bucket, way) {
+            let (ways, _) = self.table.words(bucket).as_chunks();
+            for (way, words) in ways.iter().enumerate() {
+                if let Some((flow, ctl)) = read_record(words) {
                     each(bucket, way, &flow, ctl);
                 }
             }
@@ -200,23 +205,10 @@ impl FlowTable {
         }
     }
 
-    /// A way in use; `None` too where it changed hands while being read: what
-    /// stands there now was born after the scan began.
-    #[inline]
+    /// A way in use, see [`read_record`].
     pub(super) fn record(&self, bucket: u32, way: usize) -> Option<(Flow, Ctl)> {
-        let base = way * size_of::<Flow>();
-        let ctl = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
-        if !is_live(ctl) {
-            return None;
-        }
-        let mut words = [0_u64; size_of::<Flow>() / 8];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.table.word(bucket, base + 8 * i).load(Ordering::Acquire);
-        }
-        // SAFETY: the same size, and any bytes are a flow.
-        let flow = unsafe { std::mem::transmute::<[u64; 8], Flow>(words) };
-        let after = Ctl(self.table.word(bucket, base + CTL).load(Ordering::Acquire));
-        ((after.0 ^ ctl.0) & Ctl::IDENTITY == 0 && is_live(after)).then_some((flow, after))
+        let (ways, _) = self.table.words(bucket).as_chunks();
+        read_record(&ways[way])
     }
 
     /// Takes a way out of use, unless it changed since `ctl` was read.
@@ -270,6 +262,21 @@ impl FlowTable {
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, FlowKey, Flow>> {
         self.overflow.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// A way in use; `None` too where it changed hands while being read: what stands
+/// there now was born after the scan began.
+#[inline]
+fn read_record(words: &[AtomicU64; FLOW_WORDS]) -> Option<(Flow, Ctl)> {
+    let ctl = Ctl(words[CTL / 8].load(Ordering::Acquire));
+    if !is_live(ctl) {
+        return None;
+    }
+    let copy = std::array::from_fn(|i| words[i].load(Ordering::Acquire));
+    // SAFETY: the same size, and any bytes are a flow.
+    let flow = unsafe { std::mem::transmute::<[u64; FLOW_WORDS], Flow>(copy) };
+    let after = Ctl(words[CTL / 8].load(Ordering::Acquire));
+    ((after.0 ^ ctl.0) & Ctl::IDENTITY == 0 && is_live(after)).then_some((flow, after))
 }
 
 /// Whether a record stands there, its time over or not.

@@ -76,6 +76,16 @@ impl<T: Pod> Mapping<T> {
         unsafe { self.memory.as_mut_ptr().add(self.offset + self.stride * index as usize) }
     }
 
+    /// All 64-bit words of an element, for whoever reads most of them: one check
+    /// for all.
+    pub(super) fn words(&self, index: u32) -> &[AtomicU64] {
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
+        let first = self.element(index).cast::<AtomicU64>();
+        // SAFETY: inside the mapping and aligned, as `T` is; all access to it is
+        // atomic.
+        unsafe { std::slice::from_raw_parts(first, size_of::<T>() / 8) }
+    }
+
     /// A 64-bit word of an element, `offset` bytes in.
     pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.stride);
@@ -100,8 +110,11 @@ impl<T: Pod> Mapping<T> {
         // SAFETY: T is Pod: zeroes are a value of it.
         let mut record: T = unsafe { std::mem::zeroed() };
         let words = (&raw mut record).cast::<u32>();
+        let from = self.element(index).cast::<u32>();
         for i in 0..size_of::<T>() / 4 {
-            let word = self.half_word(index, 4 * i).load(Ordering::Relaxed);
+            // SAFETY: inside the element and aligned, as `T` is to four bytes; all
+            // access to the mapping is atomic.
+            let word = unsafe { AtomicU32::from_ptr(from.add(i)) }.load(Ordering::Relaxed);
             // SAFETY: inside the record; unaligned is fine.
             unsafe { words.add(i).write_unaligned(word) };
         }

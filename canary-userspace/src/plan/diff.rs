@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use canary_common::{
-    Address, Backend, BackendFlags, MAX_CELLS, Service, ServiceFlags, Track, WeightTable,
-};
+use canary_common::{Address, Backend, BackendFlags, Service, ServiceFlags, Track, WeightTable};
 
 use super::{
     Desired, DesiredService, Full, Observed, Write,
@@ -252,8 +250,7 @@ impl<'a> Planning<'a> {
     /// Another split or other tables are a new epoch, booked apart; but rather
     /// booked together than not carried out.
     fn has_cells_for_epoch(&mut self, service: &DesiredService, number: u16) -> bool {
-        let free = (MAX_CELLS as usize - 1).saturating_sub(self.after.cells.len());
-        let enough = service.backends().count() <= free;
+        let enough = self.after.has_cells_for(service.backends().count());
         if !enough && self.observed.services.contains_key(&number) {
             self.short_of_cells = true;
         }

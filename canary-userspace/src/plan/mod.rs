@@ -119,6 +119,13 @@ impl Observed {
         self.backends.number_of(Identity::of_backend(service, address))
     }
 
+    /// Whether so many fresh cells are left: of one epoch each backend takes one.
+    #[must_use]
+    pub fn has_cells_for(&self, backends: usize) -> bool {
+        // 0 is no cell.
+        backends <= (MAX_CELLS as usize - 1).saturating_sub(self.cells.len())
+    }
+
     pub(crate) fn new_service(&mut self) -> Result<u16, Full> {
         let taken = |n: u16| self.services.contains_key(&n);
         let found = next_free(self.cursor.service, 0, MAX_SERVICES, taken).ok_or(Full::Services)?;

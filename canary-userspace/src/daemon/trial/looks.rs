@@ -96,13 +96,13 @@ impl Daemon {
         let counts = plane.cells(self.books.cells())?;
         let now = Instant::now();
         for service in &self.config.services {
-            let mut connections = 0;
-            for backend in service.stable.iter().chain(&service.canary) {
-                let key = (service.name.clone(), backend.address);
-                let read = |cell| Ok(counts.get(&cell).copied().unwrap_or_default());
-                connections += self.books.total::<DataplaneError>(&key, read)?.0.connections;
-            }
-            self.trials.entry(service.name.clone()).or_default().rate.add(now, connections);
+            let backends = service.stable.iter().chain(&service.canary).map(|b| b.address);
+            let connections = self.books.connections(&service.name, backends, &counts);
+            let trial = match self.trials.get_mut(&service.name) {
+                Some(trial) => trial,
+                None => self.trials.entry(service.name.clone()).or_default(),
+            };
+            trial.rate.add(now, connections);
         }
         Ok(())
     }

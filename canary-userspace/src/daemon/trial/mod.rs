@@ -13,12 +13,15 @@ mod slices;
 mod steer;
 mod world;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::Result;
 use canary_common::Split;
 
-use super::state::Daemon;
+use super::state::{Daemon, Runtime};
 use crate::{
     api::request::Refusal,
     config::{self, Evidence, Rollout},
@@ -67,17 +70,19 @@ fn by_hand(service: &config::Service) -> Evidence {
 impl Daemon {
     /// The controller's look at all services.
     pub(super) fn look_at_trials(&mut self) -> Result<()> {
-        for index in 0..self.config.services.len() {
-            let name = &self.config.services[index].name;
-            if self.is_quiet(name) {
-                // A rollout's clock runs from the last look before it.
-                if let Some(trial) = self.trials.get_mut(name) {
-                    trial.since_last_tick();
-                    trial.judgement = None;
-                }
-                continue;
-            }
-            let service = self.config.services[index].clone();
+        let under_way = self.under_way();
+        let now = Instant::now();
+        for (_, trial) in self.trials.iter_mut().filter(|(name, _)| !under_way.contains(*name)) {
+            // A rollout's clock runs from the last look before it.
+            trial.last_tick = Some(now);
+            trial.judgement = None;
+        }
+        let is_under_way = |service: &&config::Service| under_way.contains(&service.name);
+        let services: Vec<_> = match under_way.is_empty() {
+            true => Vec::new(),
+            false => self.config.services.iter().filter(is_under_way).cloned().collect(),
+        };
+        for service in services {
             if self.stage(&service.name) == Stage::Idle {
                 self.watch_by_hand(&service)?;
             } else {
@@ -89,13 +94,17 @@ impl Daemon {
         Ok(self.sample()?)
     }
 
-    /// No canary is on trial, and no drill under way.
-    fn is_quiet(&self, service: &str) -> bool {
+    /// Services with a canary on trial, or a drill. Found in one walk: there may
+    /// be hundreds that are at rest.
+    fn under_way(&self) -> BTreeSet<String> {
+        let on_trial = |runtime: &Runtime| {
+            runtime.rollout.stage != Stage::Idle || runtime.split != Split::NONE
+        };
         let drills =
             |trial: &Trial| trial.drill.as_ref().is_some_and(drill::Rehearsal::is_under_way);
-        self.stage(service) == Stage::Idle
-            && self.split(service) == Split::NONE
-            && !self.trials.get(service).is_some_and(drills)
+        let trials = self.trials.iter().filter(|(_, trial)| drills(trial)).map(|(name, _)| name);
+        let runtime = self.runtime.iter().filter(|(_, runtime)| on_trial(runtime));
+        runtime.map(|(name, _)| name).chain(trials).cloned().collect()
     }
 
     pub(super) fn stage(&self, service: &str) -> Stage {

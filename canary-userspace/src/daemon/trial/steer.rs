@@ -241,13 +241,16 @@ impl Daemon {
     /// Now and then: entries whose time is over.
     pub(in crate::daemon) fn forget_expired(&mut self) {
         let now = SystemTime::now();
+        let is_over = |entry: &Entry| entry.until.is_some_and(|until| until <= now);
+        if !self.runtime.values().any(|runtime| runtime.steered.values().any(is_over)) {
+            return;
+        }
         for service in self.config.services.clone() {
             let Some(runtime) = self.runtime.get(&service.name) else { continue };
-            let over = |entry: &Entry| entry.until.is_some_and(|until| until <= now);
             let over: Vec<(Cidr, Option<Entry>)> = runtime
                 .steered
                 .iter()
-                .filter(|(_, entry)| over(entry))
+                .filter(|(_, entry)| is_over(entry))
                 .map(|(clients, _)| (*clients, None))
                 .collect();
             if !over.is_empty()

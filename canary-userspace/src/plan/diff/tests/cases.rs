@@ -1,6 +1,6 @@
 //! One rule a test.
 
-use canary_common::{Address, MAX_SPLIT};
+use canary_common::{Address, MAX_CELLS, MAX_SPLIT};
 
 use super::*;
 
