@@ -1,5 +1,5 @@
 //! Moving flows between tables while programs run on them: by the rules of the
-//! program itself (`canary-ebpf/src/flows.rs`), each way by compare-and-swap.
+//! program itself (`canary-ebpf/src/flows/`), each way by compare-and-swap.
 
 use std::{mem::offset_of, sync::atomic::Ordering};
 
