@@ -1,9 +1,11 @@
 //! The daemon: one task owns all state; requests, ticks and the kernel's news
 //! reach it one after the other.
 
+mod apply;
 mod books;
 mod follow;
 mod health;
+mod hops;
 mod interfaces;
 mod journal;
 mod leave;
