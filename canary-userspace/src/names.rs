@@ -43,6 +43,22 @@ pub fn group_name(gid: u32) -> Option<String> {
     .flatten()
 }
 
+/// The numbers of a user and of its own group.
+///
+/// # Errors
+/// Where it could not be looked up; `None` says that there is none.
+pub fn user_ids(name: &str) -> io::Result<Option<(u32, u32)>> {
+    let Ok(name) = CString::new(name) else { return Ok(None) };
+    look_up(
+        |entry, buffer, found| {
+            let (text, len) = (buffer.as_mut_ptr().cast(), buffer.len());
+            // SAFETY: as in `user_name`.
+            unsafe { libc::getpwnam_r(name.as_ptr(), entry, text, len, found) }
+        },
+        |entry: &libc::passwd| Some((entry.pw_uid, entry.pw_gid)),
+    )
+}
+
 /// The number of a group that is given by name, or by number.
 ///
 /// # Errors
@@ -125,6 +141,8 @@ mod tests {
     fn root_is_known_and_nobody_is_invented() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(group_name(0).as_deref(), Some("root"));
+        assert_eq!(user_ids("root").ok().flatten(), Some((0, 0)));
+        assert_eq!(user_ids("no-such-user-here").ok().flatten(), None);
         assert_eq!(group_id("root").ok().flatten(), Some(0));
         assert_eq!(group_id("4711").ok().flatten(), Some(4711));
         assert_eq!(group_id("no-such-group-here").ok().flatten(), None);

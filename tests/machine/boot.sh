@@ -26,9 +26,10 @@ mount -t overlay cny-machine -o "lowerdir=/,upperdir=$root/upper,workdir=$root/w
 cd "$root/system"
 
 mount -t proc proc proc
-# The interfaces of this network namespace, and a bpffs of its own.
+# The interfaces of this network namespace, and a bpffs of its own, as systemd
+# mounts it.
 mount -t sysfs sysfs sys
-mount -t bpf bpf sys/fs/bpf
+mount -t bpf -o nosuid,nodev,noexec,mode=700 bpf sys/fs/bpf
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp

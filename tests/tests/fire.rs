@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use anyhow::Result;
-use canary_tests::fire::{self, FloodPlan, Plan, Row, SoakPlan};
+use canary_tests::fire::{self, FloodPlan, Plan, Row, Silence, SoakPlan};
 
 fn all_fine(rows: &[Row]) -> Result<()> {
     eprint!("{}", fire::markdown(rows));
@@ -42,6 +42,12 @@ fn what_is_missing_around_it_stops_nothing() {
 #[test]
 fn a_daemon_that_stands_gives_the_canary_no_more() {
     let body = || all_fine(&fire::suspended()?);
+    body().unwrap();
+}
+
+#[test]
+fn a_silent_host_costs_its_own_connections_alone() {
+    let body = || all_fine(&fire::silent(&[Silence::CHECKED])?);
     body().unwrap();
 }
 

@@ -111,8 +111,22 @@ fn installs_and_waits_for_its_file(machine: &Machine, package: &str) -> Result<(
     Ok(())
 }
 
+/// As docs/operating.md has it for who wants root, and as the unit was before
+/// there was a user; but that had no `prepare`, which takes nothing then.
+const BY_ROOT: &str = "[Service]\nUser=root\nExecStartPre=\n\
+    ExecStartPre=+/usr/bin/canary prepare --user root --config /etc/canary/canary.toml\n\
+    AmbientCapabilities=\nCapabilityBoundingSet=CAP_SETPCAP\n";
+const DROP_IN: &str = "/etc/systemd/system/canary.service.d";
+
+fn runs_as_root(machine: &Machine) -> Result<()> {
+    machine.run("mkdir", &["-p", DROP_IN])?;
+    machine.write(&format!("{DROP_IN}/root.conf"), BY_ROOT)?;
+    machine.run("systemctl", &["daemon-reload"]).map(drop)
+}
+
 fn starts(lab: &Lab, machine: &Machine) -> Result<()> {
     machine.write(FILE, &configuration(lab, ""))?;
+    runs_as_root(machine)?;
     machine.run("systemctl", &["start", UNIT])?;
     ensure!(machine.property(UNIT, "ActiveState")? == "active", "systemctl returned too early");
     is_well(machine)?;
@@ -120,7 +134,54 @@ fn starts(lab: &Lab, machine: &Machine) -> Result<()> {
     ensure!(line.contains("web canary 30 %"), "its status: {line}");
     let socket = machine.run("stat", &["-c", "%G %a", "/run/canary/canary.sock"])?;
     ensure!(socket == "canary 660\n", "its socket: {socket}");
+    ensure!(owners(machine)? == "root root root\n", "not by root: {}", owners(machine)?);
     Ok(())
+}
+
+/// Whose the pins, the state and the daemon are.
+fn owners(machine: &Machine) -> Result<String> {
+    let line = "echo $(find /sys/fs/bpf/canary -printf '%u\\n' | sort -u) \
+         $(find /var/lib/canary -printf '%u\\n' | sort -u) \
+         $(stat -c %U /proc/$(systemctl show --value -p MainPID canary))";
+    machine.shell(line)
+}
+
+/// The user of its own has what the daemon needs, all of it, and no more.
+fn is_nobody_else(machine: &Machine) -> Result<()> {
+    ensure!(owners(machine)? == "canary canary canary\n", "{}", owners(machine)?);
+    let modes = machine.shell("stat -c '%U %a' /sys/fs/bpf /sys/fs/bpf/canary /var/lib/canary")?;
+    ensure!(modes == "root 1711\ncanary 700\ncanary 750\n", "{modes}");
+    let socket = machine.run("stat", &["-c", "%U %G %a", "/run/canary/canary.sock"])?;
+    ensure!(socket == "canary canary 660\n", "its socket: {socket}");
+    let status = machine.shell(&format!("cat /proc/{}/status", pid(machine)?))?;
+    let sets = status.lines().filter(|line| line.starts_with("Cap"));
+    let sets: Vec<_> = sets.map(|line| line.split_whitespace().nth(1).unwrap_or("")).collect();
+    // Inheritable, permitted, effective, bounding, ambient: CAP_BPF, CAP_PERFMON
+    // and CAP_NET_ADMIN.
+    let (none, three) = ("0000000000000000", "000000c000001000");
+    ensure!(sets == [none, three, three, three, none], "{sets:?}");
+    is_given_to_nobody_else(machine)
+}
+
+/// Pins that are in use, or nobody's alone, are given to nobody.
+fn is_given_to_nobody_else(machine: &Machine) -> Result<()> {
+    let (mistake, of_all) = ("/etc/mistake.toml", "/etc/of-all.toml");
+    for (file, bpffs) in [(mistake, "/tmp/pins"), (of_all, "/sys/fs/bpf")] {
+        machine.shell(&format!("(echo 'bpffs = {bpffs:?}'; cat {FILE}) > {file}"))?;
+    }
+    for (user, file, says) in [
+        ("root", FILE, "is in use by a canary that runs"),
+        ("no-such-user", FILE, "useradd -r no-such-user"),
+        ("canary", mistake, "is not on a bpffs; mount one"),
+        ("canary", of_all, "/sys/fs/bpf is the root of a bpffs"),
+    ] {
+        let arguments = ["prepare", "--user", user, "--config", file];
+        let refused = machine.output("canary", &arguments)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(!refused.status.success() && said.contains(says), "{user} {file}: {said}");
+    }
+    ensure!(owners(machine)? == "canary canary canary\n", "{}", owners(machine)?);
+    machine.run("rm", &[mistake, of_all]).map(drop)
 }
 
 fn reloads(lab: &Lab, machine: &Machine) -> Result<()> {
@@ -142,19 +203,39 @@ fn upgrades(lab: &Lab, machine: &Machine, package: &str) -> Result<()> {
     ensure!(pid(machine)? == daemon, "it was restarted with a file it cannot read");
     ensure!(program(lab)? == before, "another program");
     machine.write(FILE, &configuration(lab, "signals = [\"http\"]"))?;
+    // Nor with one that its user may not read; it goes on as root meanwhile.
+    machine.run("chmod", &["0600", FILE])?;
+    let said = machine.run("dpkg", &["--install", package])?;
+    ensure!(said.contains("Permission denied") && said.contains("not"), "it said: {said}");
+    ensure!(pid(machine)? == daemon, "it was restarted with a file it cannot read");
+    machine.run("canary", &["weight", "web", "30%"])?;
+    is_well(machine)?;
+    machine.run("chmod", &["0644", FILE])?;
+    machine.run("rm", &[&format!("{DROP_IN}/root.conf")])?;
     machine.run("dpkg", &["--install", package])?;
     ensure!(pid(machine)? != daemon, "the upgrade left the daemon of before");
     is_well(machine)?;
     let now = program(lab)?;
     ensure!(now.is_some() && now != before, "the same program: {now:?}");
-    Ok(())
+    is_nobody_else(machine)
+}
+
+/// Root once more, and the user of its own once more, in place.
+fn goes_back_and_forth(machine: &Machine) -> Result<()> {
+    let restart = format!("systemctl daemon-reload && systemctl restart {UNIT}");
+    runs_as_root(machine)?;
+    machine.shell(&restart)?;
+    is_well(machine)?;
+    ensure!(owners(machine)? == "root root root\n", "{}", owners(machine)?);
+    machine.run("rm", &[&format!("{DROP_IN}/root.conf")])?;
+    machine.shell(&restart)?;
+    is_well(machine)?;
+    is_nobody_else(machine)
 }
 
 fn is_watched(machine: &Machine) -> Result<()> {
-    let drop_in = "/etc/systemd/system/canary.service.d";
-    machine.run("mkdir", &["-p", drop_in])?;
     // Thirty seconds otherwise.
-    machine.write(&format!("{drop_in}/watchdog.conf"), "[Service]\nWatchdogSec=3s\n")?;
+    machine.write(&format!("{DROP_IN}/watchdog.conf"), "[Service]\nWatchdogSec=3s\n")?;
     machine.shell(&format!("systemctl daemon-reload && systemctl restart {UNIT}"))?;
     is_well(machine)?;
     let hung = pid(machine)?;
@@ -204,12 +285,16 @@ fn is_purged(lab: &Lab, machine: &Machine) -> Result<()> {
     machine.run("dpkg", &["--purge", "canary"])?;
     ensure!(program(lab)?.is_none(), "the program is still on an interface");
     machine.run("test", &["!", "-e", ELSEWHERE]).context("pins are left")?;
-    machine.run("rm", &["-r", "/etc/systemd/system/canary.service.d"])?;
+    machine.run("rm", &["-r", DROP_IN])?;
     let left = left(machine)?;
     ensure!(left.is_empty(), "left after the purge: {left:?}");
-    // The group stays, by Debian's custom: files elsewhere may be its own.
+    // User and group stay, by Debian's custom: files elsewhere may be theirs.
     let named = machine.shell("grep -rl canary /srv/etc || true")?;
-    let others: Vec<_> = named.lines().filter(|path| !path.contains("/etc/g")).collect();
+    let is_theirs = |path: &&str| {
+        let known = ["passwd", "group", "shadow", "gshadow"];
+        known.iter().any(|file| path.trim_end_matches('-').ends_with(&format!("/etc/{file}")))
+    };
+    let others: Vec<_> = named.lines().filter(|path| !is_theirs(path)).collect();
     ensure!(others.is_empty(), "named after the purge: {others:?}");
     ensure!(!machine.output("dpkg", &["--status", "canary"])?.status.success(), "dpkg knows it");
     Ok(())
@@ -231,6 +316,7 @@ fn a_package_lives_its_life() {
         let holders = [VIP_V4, VIP_V6].map(|vip| Holders::start(&lab, address(vip), 50, every));
         reloads(&lab, &machine)?;
         upgrades(&lab, &machine, &second)?;
+        goes_back_and_forth(&machine)?;
         is_watched(&machine)?;
         machine.run("systemctl", &["stop", UNIT])?;
         // Nobody steers; traffic flows.

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use canary::{
     api::types::{BackendStatus, Where},
     stats::binomial_interval,
@@ -159,6 +160,70 @@ fn connections(text: &str) -> u64 {
         line.starts_with("canary_connections_total{") && line.contains("service=\"web\"")
     });
     samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// A cell is read for as long as a connection that was born under it lives, and
+/// here one does under each of these splits: all that is told of them is what
+/// the clients saw, while they live and after.
+#[test]
+fn counts_of_many_cells_are_the_clients() {
+    const SPLITS: usize = 20;
+    let body = || {
+        let bed = Stage::new("cells", "", "")?;
+        let mut held = Vec::new();
+        for split in 0..SPLITS {
+            bed.daemon.cli(&["weight", "web", &format!("{}%", 30 + split)])?;
+            let hour = Duration::from_secs(3600);
+            held.push(Holders::start(&bed.lab, address(VIP_V4), 6, hour)?);
+        }
+        let told = || -> Result<BTreeMap<String, (u64, u64, usize)>> {
+            let status = bed.daemon.status()?;
+            let url = "http://127.0.0.1:9871/metrics";
+            let metrics = bed.lab.command("lb", "curl", &["-sS", url])?;
+            let mut told = BTreeMap::new();
+            for host in ["s1", "s2", "c1"] {
+                let backend = Lab::backend(host, false);
+                let mut all = status.services[0].tracks.iter().flat_map(|track| &track.backends);
+                let shown = all.find(|shown| shown.address == backend).context("a backend")?;
+                let measured = metrics.lines().filter(|line| line.contains(&backend));
+                let measured = connections(&measured.collect::<Vec<_>>().join("\n"));
+                let counted = shown.counters.connections;
+                ensure!(measured == counted, "{host}: {counted} in status, {measured} in metrics");
+                let times = shown.handshake_seconds.count;
+                told.insert(host.to_owned(), (counted, times, shown.counters.active as usize));
+            }
+            Ok(told)
+        };
+        let living = told()?;
+        let actual = bed.daemon.status()?.services[0].split.actual;
+        let mut last = 0;
+        let mut on = BTreeMap::<String, u64>::new();
+        for held in held {
+            let report = held.stop()?;
+            ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+            last = report.on.get("c1").copied().unwrap_or(0);
+            report.on.into_iter().for_each(|(server, some)| *on.entry(server).or_default() += some);
+        }
+        ensure!(on.values().sum::<u64>() == 6 * SPLITS as u64, "{on:?}");
+        // Of the split in force alone.
+        ensure!(actual == Some(last as f64 / 6.0), "{actual:?} to the canary, its clients {last}");
+        for (host, (counted, times, active)) in &living {
+            let seen = on.get(host).copied().unwrap_or(0);
+            ensure!(
+                *counted == seen && *times == seen && *active == seen as usize,
+                "{host}: its clients {seen}, {counted} with {times} times, {active} active"
+            );
+        }
+        wait_for("the end of them", Duration::from_secs(10), || {
+            told().is_ok_and(|told| told.values().all(|(_, _, active)| *active == 0))
+        })?;
+        for (host, (counted, times, _)) in told()? {
+            let before = &living[&host];
+            ensure!((counted, times) == (before.0, before.1), "{host}: {before:?}, {counted}");
+        }
+        bed.end()
+    };
+    body().unwrap();
 }
 
 #[test]

@@ -31,8 +31,11 @@ use canary_tests::{
     random::Random,
 };
 
-/// An operator does not wait longer, whatever others do.
-const PROMPT: Duration = Duration::from_secs(1);
+/// An operator does not wait longer, whatever others do, but for one time in a
+/// hundred …
+const PROMPT: Duration = Duration::from_millis(500);
+/// … which is over by then, on a machine with other work to do.
+const AT_MOST: Duration = Duration::from_millis(1500);
 const METRICS: &str = "127.0.0.1:9871";
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: c\r\n\r\n";
 const HALF: &[u8] = b"PUT /v1/services/web/weight HTTP/1.1\r\nHost: c\r\n\
@@ -154,17 +157,18 @@ fn garbage_is_harmless() {
             })?;
             let waits = went.into_inner()?.context("the operator's end")??;
             let (times, longest) = (waits.len(), waits.last().copied().unwrap_or_default());
-            let most = waits.get(times * 99 / 100).copied().unwrap_or_default();
-            eprintln!("round {round}: {times} asked, 99 % within {most:?}, {longest:?} at most");
-            // Who connects without blocking goes last where the queue is full.
-            ensure!(times > 40 && most < PROMPT && longest < 10 * PROMPT, "{most:?}, {longest:?}");
+            let within = |share: usize| waits.get(times * share / 100).copied().unwrap_or_default();
+            let (half, most) = (within(50), within(99));
+            let went = format!("{times} asked: {half:?} (median), {most:?} (99 %), {longest:?}");
+            eprintln!("round {round}: {went}");
+            ensure!(times > 40 && most < PROMPT && longest < AT_MOST, "{went}");
             wait_for("the last to be gone", Duration::from_secs(15), || {
                 used(pid).is_ok_and(|(descriptors, _)| round == 0 || descriptors <= before.0)
             })
             .with_context(|| format!("{before:?}, {:?}", used(pid)))?;
             if round == 0 {
                 // All have hung up; who was under way is gone in a moment.
-                std::thread::sleep(PROMPT);
+                std::thread::sleep(2 * PROMPT);
                 before = used(pid)?;
             }
         }

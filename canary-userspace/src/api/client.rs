@@ -1,10 +1,10 @@
 //! The command line's side of the API: one request, blocking.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt as _, Full};
@@ -14,6 +14,7 @@ use hyper::{
     header,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixStream;
 
 use super::types::ApiError;
@@ -21,7 +22,7 @@ use crate::names;
 
 /// Longer than the daemon may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Between two tries to get into the socket's queue.
+/// Until something is asked again.
 const AGAIN: Duration = Duration::from_millis(5);
 /// How often something is asked of a daemon that hangs up.
 const TRIES: u32 = 4;
@@ -116,8 +117,7 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| self.broken(error))?;
         runtime.block_on(async {
-            let begun = tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, Vec::new()));
-            let response = begun.await.unwrap_or_else(|_| Err(self.broken("no answer in time")))?;
+            let response = self.in_time(|by| self.send(by, Method::GET, path, Vec::new())).await?;
             let status = response.status();
             let mut body = response.into_body();
             let mut rest = Vec::new();
@@ -149,11 +149,8 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(|error| self.broken(error))?,
             None => Vec::new(),
         };
-        let (status, bytes) = runtime.block_on(async {
-            tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
-                .await
-                .unwrap_or_else(|_| Err(self.broken("no answer in time")))
-        })?;
+        let exchange = self.in_time(|by| self.exchange(by, method, path, body));
+        let (status, bytes) = runtime.block_on(exchange)?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| self.broken(error));
         }
@@ -166,13 +163,24 @@ impl Client {
         said.map_or_else(|_| self.broken(status), |refusal| ClientError::Refused(refusal.error))
     }
 
+    /// `what`, which is told when it has to be over.
+    async fn in_time<T, F>(&self, what: impl FnOnce(Instant) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let by = Instant::now() + TIMEOUT;
+        let done = tokio::time::timeout_at(by.into(), what(by)).await;
+        done.unwrap_or_else(|_| Err(self.broken("no answer in time")))
+    }
+
     async fn exchange(
         &self,
+        by: Instant,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let response = self.send(method, path, body).await?;
+        let response = self.send(by, method, path, body).await?;
         let status = response.status();
         let collected = response.into_body().collect().await;
         Ok((status, collected.map_err(|error| self.broken(error))?.to_bytes()))
@@ -182,13 +190,14 @@ impl Client {
     /// turn) the same is asked again, as RFC 9110 (9.2.2) has it: not by POST.
     async fn send(
         &self,
+        by: Instant,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
         let mut left = if method == Method::POST { 0 } else { TRIES - 1 };
         loop {
-            match self.try_to_send(method.clone(), path, body.clone()).await {
+            match self.try_to_send(by, method.clone(), path, body.clone()).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(_)) if left > 0 => left -= 1,
                 Ok(Err(error)) => return Err(self.broken(error)),
@@ -201,11 +210,13 @@ impl Client {
     /// The inner error is that of a connection that there was.
     async fn try_to_send(
         &self,
+        by: Instant,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<hyper::Result<Response<Incoming>>, ClientError> {
-        let stream = self.connect().await.map_err(|e| self.unreachable(&e))?;
+        let stream = connect(&self.socket, by).and_then(UnixStream::from_std);
+        let stream = stream.map_err(|e| self.unreachable(&e))?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(error))?;
@@ -221,19 +232,6 @@ impl Client {
         Ok(sender.send_request(request).await)
     }
 
-    /// Where many connect at once the socket's queue may be full for a moment:
-    /// the caller's time limits how long that is tried.
-    async fn connect(&self) -> std::io::Result<UnixStream> {
-        loop {
-            match UnixStream::connect(&self.socket).await {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    tokio::time::sleep(AGAIN).await;
-                }
-                connected => return connected,
-            }
-        }
-    }
-
     fn unreachable(&self, error: &std::io::Error) -> ClientError {
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
@@ -243,6 +241,11 @@ impl Client {
                 path: self.socket.clone(),
                 group: group_of(&self.socket).unwrap_or_else(|| "of its own".to_owned()),
             },
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => self.broken(format!(
+                "{} s were not enough to get into its queue: the daemon hangs, or too many ask at \
+                 once; try again",
+                TIMEOUT.as_secs()
+            )),
             _ => self.broken(error),
         }
     }
@@ -252,8 +255,70 @@ impl Client {
     }
 }
 
+/// Connects, and takes its turn where the socket's queue is full: the kernel
+/// wakes in order who waits in the call itself (`unix_wait_for_peer`), and who
+/// asks without blocking only ever finds a place that nobody waits for. The
+/// thread is the caller's own, so it may wait; `SO_SNDTIMEO` ends that.
+fn connect(path: &Path, by: Instant) -> io::Result<std::os::unix::net::UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    loop {
+        let left = by.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        socket.set_write_timeout(Some(left))?;
+        match socket.connect(&address) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            connected => break connected?,
+        }
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// The name of a file's group.
 fn group_of(path: &Path) -> Option<String> {
     let gid = std::fs::metadata(path).ok()?.gid();
     Some(names::group_name(gid).unwrap_or_else(|| gid.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_full_queue_is_waited_for_and_not_for_ever() -> io::Result<()> {
+        let name = format!("canary-queue-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::remove_file(&path).ok();
+        let listener = UnixListener::bind(&path)?;
+        // Where the queue ends is the host's to say.
+        let mut queued = Vec::new();
+        let full = loop {
+            match connect(&path, Instant::now() + MOMENT) {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        let client = Client::new(&path);
+        let said = client.unreachable(&full).to_string();
+        let expected = "were not enough to get into its queue";
+        assert!(!queued.is_empty() && said.contains(expected), "{}: {said}", queued.len());
+        // There is room again while this one waits.
+        let waits = std::thread::spawn({
+            let path = path.clone();
+            move || connect(&path, Instant::now() + 100 * MOMENT).map(drop)
+        });
+        std::thread::sleep(MOMENT);
+        assert!(!waits.is_finished());
+        listener.accept()?;
+        let went = waits.join().map_err(|_| io::Error::other("the thread panicked"))?;
+        std::fs::remove_file(&path)?;
+        went
+    }
 }

@@ -200,9 +200,11 @@ pub enum Request {
         by: Peer,
         reply: Reply<Reloaded>,
     },
-    /// `None` asks how far it is.
+    /// `None` asks how far it is, and has it go on where whoever `waits` for it
+    /// may end it, too.
     DetachDrain {
         drain: Option<bool>,
+        waits: bool,
         by: Peer,
         reply: Reply<DetachDrain>,
     },

@@ -20,6 +20,7 @@ use crate::{
         },
     },
     config::{self, LoadError},
+    dataplane, names,
 };
 
 /// Between two looks at a drain.
@@ -70,6 +71,14 @@ pub(super) fn encode(text: &str) -> String {
         }
     }
     encoded
+}
+
+pub(super) fn prepare(bpffs: &Path, user: &str) -> Result<(), Failure> {
+    let ids = names::user_ids(user)?;
+    let (uid, gid) = ids.ok_or_else(|| {
+        Failure::Usage(format!("this host has no user {user:?}; make it with `useradd -r {user}`"))
+    })?;
+    Ok(dataplane::give(bpffs, uid, gid).map_err(anyhow::Error::from)?)
 }
 
 pub(super) fn check(file: &Path, json: bool) -> Result<(), Failure> {

@@ -47,6 +47,14 @@ enum Command {
         #[arg(long, value_parser = logging::check_levels)]
         log_level: Option<String>,
     },
+    /// Make the directory of pins and give it to the user that the daemon is to
+    /// run as; by root, before it starts
+    Prepare {
+        #[arg(long, default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+        #[arg(long)]
+        user: String,
+    },
     /// Name every mistake of a configuration file
     Check {
         #[arg(default_value = DEFAULT_CONFIG)]
@@ -262,6 +270,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
                     Err(error) => error.into(),
                 }),
             }
+        }
+        Command::Prepare { config, user } => {
+            // Interfaces may be gone.
+            let config = config::load_to_run(&config)?;
+            commands::prepare(&config.bpffs, &user)
         }
         Command::Check { file, json } => commands::check(&file, json),
         Command::Status { service, watch, interval, json } => {

@@ -114,16 +114,6 @@ impl Books {
         Ok(sum)
     }
 
-    /// A backend's times over all epochs.
-    pub(super) fn times(&self, key: &Key, read: impl Fn(u16) -> Latencies) -> Latencies {
-        let Some(book) = self.get(key) else { return Latencies::default() };
-        let mut sum = book.base_times.as_deref().copied().unwrap_or_default();
-        for &cell in &book.cells {
-            sum.add(&read(cell));
-        }
-        sum
-    }
-
     /// Cells that no backend books new flows to any more.
     pub(super) fn retired(&self, observed: &Observed) -> BTreeSet<u16> {
         let current: BTreeSet<u16> =
@@ -296,7 +286,10 @@ mod tests {
         for books in [&books, &Books::restore(&books.save())] {
             let total = books.total(&key, read).map(|counts| counts.0.connections);
             assert_eq!(total, Ok(30));
-            let first_byte = books.times(&key, times).first_byte;
+            let only = || std::iter::once(key.1);
+            let all = books.lived(&key.0, only(), |cell| Some(lived(cell)));
+            assert_eq!(all.counts.0.connections, 30);
+            let first_byte = all.times.first_byte;
             assert_eq!((first_byte.counts[7], first_byte.sum), (3, 30));
         }
     }

@@ -3,7 +3,8 @@
 //! While it lasts no backend takes new flows, so that what begins goes to the
 //! kernel as it came: to this host's own service where the VIP is its address,
 //! else where its routes say. Nothing of it is written down, and it ends by
-//! itself where nobody asks how far it is: who asked for it is gone then.
+//! itself where nobody who may end it asks how far it is: who asked for it is
+//! gone then.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,16 @@ use crate::api::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Daemon {
-    /// Begins or ends it; or just tells.
+    /// Begins or ends it; or just tells, and has it go on for who `waits`.
     pub(super) fn detach_drain(
         &mut self,
         drain: Option<bool>,
+        waits: bool,
         by: &Peer,
     ) -> Result<DetachDrain, Refusal> {
         match drain {
             Some(drain) => self.set_leaving(drain, &format!("asked for by {by}"))?,
-            None if self.leaving.is_some() => self.leaving = Some(Instant::now()),
+            None if self.leaving.is_some() && waits => self.leaving = Some(Instant::now()),
             None => {}
         }
         Ok(DetachDrain { draining: self.leaving.is_some(), active: self.pins()?.total })

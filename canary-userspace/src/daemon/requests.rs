@@ -115,8 +115,8 @@ impl Daemon {
             Request::Metrics { reply } => {
                 reply.send(self.metrics_text()).ok();
             }
-            Request::DetachDrain { drain, by, reply } => {
-                reply.send(self.detach_drain(drain, &by)).ok();
+            Request::DetachDrain { drain, waits, by, reply } => {
+                reply.send(self.detach_drain(drain, waits, &by)).ok();
             }
             Request::Detach { by, reply } => {
                 tracing::info!("detach asked for by {by}");

@@ -1,11 +1,14 @@
 //! What the daemon shows.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use canary_common::{ABI, Reason, Split, Track};
 
 use super::{
-    books,
+    books::{self, Counts},
     scan::Pins,
     state::{Daemon, backends},
 };
@@ -17,12 +20,24 @@ use crate::{
             SplitStatus, Status, Times, TrackStatus, Verdict,
         },
     },
-    config,
-    dataplane::DataplaneError,
-    metrics,
+    config, metrics,
     plan::protocol_number,
     rollout::Stage,
 };
+
+/// What all backends of an answer are shown by, read once for all of them.
+struct Sight {
+    pins: Pins,
+    /// Of cells that counted anything.
+    counts: BTreeMap<u16, Counts>,
+}
+
+impl Sight {
+    /// New flows that were booked in a cell; 0 is none.
+    fn connections(&self, cell: u16) -> u64 {
+        self.counts.get(&cell).map_or(0, |(cell, _)| cell.connections)
+    }
+}
 
 impl Daemon {
     /// All services, or one.
@@ -31,11 +46,15 @@ impl Daemon {
             self.service(name)?;
         }
         let pins = self.pins()?;
-        let services = self.config.services.clone();
-        let mut shown = Vec::new();
-        for service in services.iter().filter(|s| only.is_none_or(|name| s.name == name)) {
-            shown.push(self.service_status(service, &pins)?);
-        }
+        let services: Vec<_> = self.services(only).cloned().collect();
+        let all = services.iter().flat_map(|service| {
+            let backends = service.stable.iter().chain(&service.canary);
+            backends.map(|backend| (service.name.as_str(), backend.address))
+        });
+        let cells = self.books.cells_of(all).collect();
+        let sight = Sight { pins, counts: self.counts(cells).map_err(Refusal::internal)? };
+        let services =
+            services.iter().map(|service| self.service_status(service, &sight)).collect();
         let plane = self.plane().map_err(Refusal::internal)?;
         let counts = plane.verdicts().map_err(Refusal::internal)?;
         let verdicts = Reason::ALL
@@ -47,14 +66,14 @@ impl Daemon {
             .collect();
         let flows = FlowTableStatus {
             capacity: plane.capacity(),
-            active: pins.total,
+            active: sight.pins.total,
             overflow: plane.overflow_len(),
         };
         let events_dropped = plane.events_dropped();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data_plane: DataPlane { attached: self.interfaces(), abi: ABI, flows, events_dropped },
-            services: shown,
+            services,
             verdicts,
             warnings: self.warnings(),
         })
@@ -91,20 +110,19 @@ impl Daemon {
         })
     }
 
-    fn service_status(
-        &mut self,
-        service: &config::Service,
-        pins: &Pins,
-    ) -> Result<ServiceStatus, Refusal> {
-        let stable = self.in_epoch(service, Track::Stable).map_err(Refusal::internal)?;
-        let canary = self.in_epoch(service, Track::Canary).map_err(Refusal::internal)?;
-        let born = stable.0.connections + canary.0.connections;
+    fn service_status(&mut self, service: &config::Service, sight: &Sight) -> ServiceStatus {
+        let born = Track::ALL.map(|track| {
+            let cells = self.current_cells(service, track).into_iter();
+            cells.map(|cell| sight.connections(cell)).sum::<u64>()
+        });
+        let (canary, all) = (born[Track::Canary as usize], born.iter().sum::<u64>());
+        let unwell = self.unwell(service);
         let mut tracks = Vec::new();
         let mut canary_active = 0;
         for track in Track::ALL {
             let mut shown = Vec::new();
             for backend in backends(service, track) {
-                let status = self.backend_status(service, (track, backend), pins)?;
+                let status = self.backend_status(service, (track, backend), sight, &unwell);
                 if track == Track::Canary {
                     canary_active += status.counters.active;
                 }
@@ -115,19 +133,19 @@ impl Daemon {
         }
         let configured = self.split(&service.name).fraction();
         let guard = self.guard_status(service);
-        Ok(ServiceStatus {
+        ServiceStatus {
             name: service.name.clone(),
             listen: service.listen.to_string(),
             protocol: service.protocol.name().to_owned(),
             split: SplitStatus {
                 configured,
-                actual: (born > 0).then(|| canary.0.connections as f64 / born as f64),
+                actual: (all > 0).then(|| canary as f64 / all as f64),
                 guard: guard.status.clone(),
             },
             guard,
             rollout: self.shown_rollout(service, canary_active),
             tracks,
-        })
+        }
     }
 
     /// A rollout as it stands; between two of them what a person set.
@@ -151,17 +169,19 @@ impl Daemon {
     }
 
     fn backend_status(
-        &mut self,
+        &self,
         service: &config::Service,
         (track, backend): (Track, &config::Backend),
-        pins: &Pins,
-    ) -> Result<BackendStatus, Refusal> {
+        sight: &Sight,
+        unwell: &BTreeSet<SocketAddr>,
+    ) -> BackendStatus {
         let number = self.backend_number(service, backend);
-        let active = number.map_or(0, |number| pins.of(number));
-        let key = (service.name.clone(), backend.address);
-        let total = self.total(&key).map_err(Refusal::internal)?;
-        let times = self.times(&key);
-        let steered = self.steered_connections(service, backend).map_err(Refusal::internal)?;
+        let active = number.map_or(0, |number| sight.pins.of(number));
+        let only = std::iter::once(backend.address);
+        let lived = self.books.lived(&service.name, only, |cell| self.living(&sight.counts, cell));
+        let record = number.and_then(|number| self.observed.backends.get(&number));
+        // Since its cell for flows that were steered here is there.
+        let steered = record.map_or(0, |record| sight.connections(record.steered_cell));
         let drained = self.leaving.is_some()
             || self.runtime.get(&service.name).is_some_and(|runtime| {
                 runtime.drained.contains(&backend.address)
@@ -171,30 +191,16 @@ impl Daemon {
             (true, 0) => "drained",
             (true, _) => "draining",
             (false, _) if self.is_unresolved(backend.address.ip()) => "unresolved",
-            (false, _) => self.unwell_state(service, track, backend).unwrap_or("active"),
+            (false, _) => self.unwell_state(service, track, backend, unwell).unwrap_or("active"),
         };
-        Ok(BackendStatus {
+        BackendStatus {
             address: backend.address.to_string(),
             state: state.to_owned(),
             weight: backend.weight,
             health: self.shown_health(service, track, backend),
-            counters: Counters { steered, ..books::counters(&total, active) },
-            handshake_seconds: Times::of(&times.handshake),
-            first_byte_seconds: Times::of(&times.first_byte),
-        })
-    }
-
-    /// Flows that were steered to a backend, since its cell for them is there.
-    fn steered_connections(
-        &self,
-        service: &config::Service,
-        backend: &config::Backend,
-    ) -> Result<u64, DataplaneError> {
-        let number = self.backend_number(service, backend);
-        let record = number.and_then(|number| self.observed.backends.get(&number));
-        match record.map_or(0, |record| record.steered_cell) {
-            0 => Ok(0),
-            cell => Ok(self.cell(cell)?.0.connections),
+            counters: Counters { steered, ..books::counters(&lived.counts, active) },
+            handshake_seconds: Times::of(&lived.times.handshake),
+            first_byte_seconds: Times::of(&lived.times.first_byte),
         }
     }
 

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use canary_common::{Latencies, Split, Track, WeightTable};
+use canary_common::{Split, Track, WeightTable};
 
 use super::{
-    books::Key,
     ledger::Lived,
     state::{Daemon, Runtime, backends},
 };
@@ -126,12 +125,6 @@ impl Daemon {
         let numbers =
             backends(service, track).iter().filter_map(|b| self.backend_number(service, b));
         numbers.filter_map(|n| self.observed.backends.get(&n)).map(|b| b.cells[parity]).collect()
-    }
-
-    /// A backend's times over all epochs.
-    pub(super) fn times(&self, key: &Key) -> Latencies {
-        let plane = self.plane.as_ref();
-        self.books.times(key, |cell| plane.map_or_else(Default::default, |p| p.latencies(cell)))
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{MetadataExt as _, PermissionsExt as _, lchown},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -160,6 +163,33 @@ fn holder_of(locks: &str, inode: u64) -> Option<u32> {
         let at: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
         (kind == "FLOCK" && at == inode).then_some(pid)
     })
+}
+
+/// Makes the directory for a daemon that runs as this user and group, and gives
+/// it what is pinned there. Who is not root has to be let through the bpffs's
+/// root too, which systemd keeps to root: with leave to pass, not to look.
+///
+/// # Errors
+/// Where a daemon runs on it, it is a bpffs's root, which others use, or
+/// something cannot be given.
+pub fn give(bpffs: &Path, uid: u32, gid: u32) -> Result<(), DataplaneError> {
+    prepare(bpffs)?;
+    let _lock = PinsLock::take(bpffs)?;
+    let above: Vec<&Path> = bpffs.ancestors().skip(1).take_while(|path| is_bpffs(path)).collect();
+    if above.is_empty() {
+        return Err(DataplaneError::IsRoot { path: bpffs.to_owned() });
+    }
+    let doing = || format!("giving {} to uid {uid} (only root may)", bpffs.display());
+    for directory in above {
+        let mode = fs::metadata(directory).context(doing)?.permissions().mode();
+        let passed = fs::Permissions::from_mode(mode | 0o011);
+        fs::set_permissions(directory, passed).context(doing)?;
+    }
+    fs::set_permissions(bpffs, fs::Permissions::from_mode(0o700)).context(doing)?;
+    for entry in fs::read_dir(bpffs).context(doing)? {
+        lchown(entry.context(doing)?.path(), Some(uid), Some(gid)).context(doing)?;
+    }
+    lchown(bpffs, Some(uid), Some(gid)).context(doing)
 }
 
 /// [`remove_pins`], unless a process uses them.

@@ -29,6 +29,11 @@ pub enum DataplaneError {
     )]
     NotBpffs { path: PathBuf },
     #[error(
+        "{path} is the root of a bpffs, which is not canary's alone; set `bpffs` to a directory \
+         below it"
+    )]
+    IsRoot { path: PathBuf },
+    #[error(
         "{path} is in use by a canary that runs{holder}; stop that one first, or talk to it \
          (`--socket`), or use another directory (`bpffs` of the configuration)"
     )]

@@ -34,7 +34,7 @@ use canary_common::{
 };
 
 pub use attach::Attachment;
-pub use bpffs::{remove_pins, remove_unused_pins};
+pub use bpffs::{give, remove_pins, remove_unused_pins};
 pub use error::DataplaneError;
 pub use fault::{FaultOrder, FaultState};
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};

@@ -7,7 +7,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use canary_tests::fire::{self, FloodPlan, Plan, Row, SoakPlan};
+use canary_tests::fire::{self, FloodPlan, Plan, Row, Silence, SoakPlan};
 use serde::Serialize;
 
 const USAGE: &str = "\
@@ -17,10 +17,11 @@ usage: canary-fire [restarts|floods|faults|soak]... [--short] [--minutes N]
 restarts: 2,000 keep-alive connections through whatever is done to the daemon.
 floods: 10 million SYNs, ACKs and datagrams of as many senders, against 100,000
 established connections. faults: tables, ring and disk full, state read-only, no
-bpffs, no BTF, little memory to lock, another clock, a daemon that stands. soak:
-N minutes (30 by default) of faults by chance; the seed names them. All of them
-by default; --short as CI does them. Prints Markdown, and writes the same to
-FILE. Exit code 1: a connection was cut or moved.";
+bpffs, no BTF, little memory to lock, another clock, a daemon that stands, a
+backend's host that falls silent. soak: N minutes (30 by default) of faults by
+chance; the seed names them. All of them by default; --short as CI does them.
+Prints Markdown, and writes the same to FILE. Exit code 1: a connection was cut
+or moved.";
 
 struct Arguments {
     parts: Vec<Part>,
@@ -55,7 +56,8 @@ impl Part {
             (Self::Floods, true) => fire::floods(&FloodPlan::SHORT),
             (Self::Faults, _) => {
                 let all = [fire::full, fire::disks, fire::surroundings, fire::suspended];
-                let rows = all.into_iter().map(|fault| fault()).collect::<Result<Vec<_>>>()?;
+                let mut rows = all.into_iter().map(|fault| fault()).collect::<Result<Vec<_>>>()?;
+                rows.push(fire::silent(&[Silence::CHECKED, Silence::NOTICED])?);
                 Ok(rows.concat())
             }
             (Self::Soak, false) => fire::soak(&SoakPlan::of_minutes(how.minutes, how.seed)),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, fs, time::Duration, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::lab::Lab;
+use crate::{lab::Lab, memory::resident};
 
 /// It has done all once by then.
 const GROWN_UP: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ pub(super) struct Life {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Need {
-    /// `VmRSS`; mapped maps are in it.
+    /// Beside the maps' pages.
     rss_kb: u64,
     files: u64,
     /// Of all maps it has open.
@@ -80,9 +80,6 @@ impl fmt::Display for Life {
 
 impl Need {
     fn of(pid: u32) -> Result<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let rss = rss.and_then(|rss| rss.split_whitespace().next()).context("no VmRSS")?;
         let mut maps = BTreeMap::new();
         let mut files = 0;
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
@@ -97,7 +94,7 @@ impl Need {
                 maps.insert(id, bytes);
             }
         }
-        Ok(Self { rss_kb: rss.parse()?, files, maps_kb: maps.values().sum::<u64>() >> 10 })
+        Ok(Self { rss_kb: resident(pid)?, files, maps_kb: maps.values().sum::<u64>() >> 10 })
     }
 }
 

@@ -201,12 +201,16 @@ impl Drop for Load {
 #[derive(Debug)]
 pub struct Holders {
     stop: Arc<AtomicBool>,
+    /// Nobody wants to know any more: without a last round, which takes its time
+    /// where nobody answers.
+    dropped: Arc<AtomicBool>,
     /// There until it is waited for.
     thread: Option<JoinHandle<Result<HoldersReport>>>,
 }
 
 impl Drop for Holders {
     fn drop(&mut self) {
+        self.dropped.store(true, Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
@@ -243,9 +247,9 @@ impl Holders {
     /// # Errors
     /// Where one cannot be opened.
     pub fn start(lab: &Arc<Lab>, to: SocketAddr, count: usize, every: Duration) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let [stop, dropped] = [false; 2].map(|no| Arc::new(AtomicBool::new(no)));
         let (ready, opened) = std::sync::mpsc::channel();
-        let (lab, stopping) = (Arc::clone(lab), Arc::clone(&stop));
+        let (lab, ends) = (Arc::clone(lab), [Arc::clone(&stop), Arc::clone(&dropped)]);
         let thread = std::thread::spawn(move || {
             enter(&lab, "client")?;
             let mut held = Vec::new();
@@ -255,9 +259,9 @@ impl Holders {
                 held.push((stream, server));
             }
             ready.send(()).ok();
-            Ok(hold(held, every, &stopping))
+            Ok(hold(held, every, &ends))
         });
-        let holders = Self { stop, thread: Some(thread) };
+        let holders = Self { stop, dropped, thread: Some(thread) };
         if opened.recv().is_ok() {
             return Ok(holders);
         }
@@ -276,7 +280,11 @@ impl Holders {
     }
 }
 
-fn hold(held: Vec<(TcpStream, String)>, every: Duration, stop: &AtomicBool) -> HoldersReport {
+fn hold(
+    held: Vec<(TcpStream, String)>,
+    every: Duration,
+    [stop, dropped]: &[Arc<AtomicBool>; 2],
+) -> HoldersReport {
     let mut report = HoldersReport { connections: held.len(), ..HoldersReport::default() };
     for (_, server) in &held {
         *report.on.entry(server.clone()).or_default() += 1;
@@ -287,6 +295,9 @@ fn hold(held: Vec<(TcpStream, String)>, every: Duration, stop: &AtomicBool) -> H
         let begun = Instant::now();
         for slot in &mut held {
             let Some((stream, server)) = slot else { continue };
+            if dropped.load(Ordering::Relaxed) {
+                return report;
+            }
             match ask(stream) {
                 Ok(name) => {
                     report.requests += 1;

@@ -162,6 +162,10 @@ impl Access {
     }
 }
 
+/// Whether who asks may change things, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MayChange(pub(super) bool);
+
 /// Whether a request changes nothing.
 pub(super) fn asks(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
@@ -170,7 +174,7 @@ pub(super) fn asks(method: &Method) -> bool {
 /// Lets those through who may.
 pub(super) async fn permitted(
     State(access): State<Access>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let needed = if asks(request.method()) { Right::Ask } else { Right::Change };
@@ -180,6 +184,7 @@ pub(super) async fn permitted(
     };
     let right = access.right(&credentials);
     if right >= needed {
+        request.extensions_mut().insert(MayChange(right == Right::Change));
         return next.run(request).await;
     }
     let who = credentials.named().await;

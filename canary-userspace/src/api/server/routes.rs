@@ -15,7 +15,9 @@ use hyper::body::Bytes;
 use serde::Deserialize;
 
 use super::{
-    Answer, Requests, ask,
+    Answer, Requests,
+    access::MayChange,
+    ask,
     asked::{Asked, By, Change, Name, Order},
     caller::Caller,
     limit_of,
@@ -181,11 +183,16 @@ async fn set_detach_drain(
     State(requests): State<Requests>,
     Order { by, asked: SetDetachDrain { drain } }: Order<SetDetachDrain>,
 ) -> Answer<DetachDrain> {
-    ask(&requests, |reply| Request::DetachDrain { drain: Some(drain), by, reply }).await
+    ask(&requests, |reply| Request::DetachDrain { drain: Some(drain), waits: true, by, reply })
+        .await
 }
 
-async fn detach_drain(State(requests): State<Requests>, By(by): By) -> Answer<DetachDrain> {
-    ask(&requests, |reply| Request::DetachDrain { drain: None, by, reply }).await
+async fn detach_drain(
+    State(requests): State<Requests>,
+    axum::Extension(MayChange(waits)): axum::Extension<MayChange>,
+    By(by): By,
+) -> Answer<DetachDrain> {
+    ask(&requests, |reply| Request::DetachDrain { drain: None, waits, by, reply }).await
 }
 
 pub(super) async fn metrics_text(State(requests): State<Requests>) -> Result<Response, Refusal> {

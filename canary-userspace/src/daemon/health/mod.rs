@@ -175,7 +175,7 @@ impl Daemon {
     }
 
     /// Who of a service is not well enough for new flows.
-    pub(super) fn unwell(&self, service: &config::Service) -> BTreeSet<SocketAddr> {
+    pub(in crate::daemon) fn unwell(&self, service: &config::Service) -> BTreeSet<SocketAddr> {
         self.standing(service).out
     }
 

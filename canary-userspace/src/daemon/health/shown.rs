@@ -1,5 +1,7 @@
 //! What is shown of backends' health.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use canary_common::{Split, Track};
 
 use super::{
@@ -41,18 +43,20 @@ impl Daemon {
         })
     }
 
-    /// `down` or `ejected`, where it is; and whether of all its track.
+    /// `down` or `ejected`, where it is; and whether of all its track. `unwell`:
+    /// who of the service is, which is one look at all of them.
     pub(in crate::daemon) fn unwell_state(
         &self,
         service: &config::Service,
         track: Track,
         backend: &config::Backend,
+        unwell: &BTreeSet<SocketAddr>,
     ) -> Option<&'static str> {
         let rules = &service.health[track as usize];
         let member = self.health.member(&(service.name.clone(), backend.address), rules);
         match (member.is_down, member.ejected) {
             (true, _) => Some("down"),
-            (false, Some(_)) if self.unwell(service).contains(&backend.address) => Some("ejected"),
+            (false, Some(_)) if unwell.contains(&backend.address) => Some("ejected"),
             (false, _) => None,
         }
     }
@@ -87,10 +91,13 @@ impl Daemon {
         service: &config::Service,
         tracks: &[Track],
     ) -> Vec<String> {
+        let unwell = self.unwell(service);
         let mut lines = Vec::new();
         for track in tracks {
             for backend in backends(service, *track) {
-                let Some(state) = self.unwell_state(service, *track, backend) else { continue };
+                let Some(state) = self.unwell_state(service, *track, backend, &unwell) else {
+                    continue;
+                };
                 let key: Key = (service.name.clone(), backend.address);
                 let Some(watched) = self.health.watched.get(&key) else { continue };
                 let why = why(watched, state);

@@ -113,9 +113,14 @@ impl Daemon {
         service: &config::Service,
         track: Track,
     ) -> Result<TrackCounts, DataplaneError> {
+        let of_service = |backend: &config::Backend| (service.name.as_str(), backend.address);
+        let cells = self.books.cells_of(backends(service, track).iter().map(of_service));
+        let counts = self.counts(cells.collect())?;
+        let read = |cell| Ok(counts.get(&cell).copied().unwrap_or_default());
         let mut sum = TrackCounts::default();
         for backend in backends(service, track) {
-            let (cell, shared) = self.total(&(service.name.clone(), backend.address))?;
+            let key = (service.name.clone(), backend.address);
+            let (cell, shared) = self.books.total::<DataplaneError>(&key, read)?;
             sum.add(&TrackCounts::of(&cell, &shared, &Default::default()));
         }
         Ok(sum)

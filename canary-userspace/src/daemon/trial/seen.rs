@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use canary_common::Track;
 
 use super::super::{
-    books::{self, Counts, Key},
+    books::Counts,
     ledger::Lived,
     state::{Daemon, backends},
 };
@@ -68,37 +68,21 @@ impl Daemon {
         self.trial(&service.name).slices.go_on(number, split, whole.as_ref());
     }
 
-    /// A living cell's counts.
-    pub(in crate::daemon) fn cell(&self, cell: u16) -> Result<Counts, DataplaneError> {
-        self.plane.as_ref().map_or_else(|| Ok(Counts::default()), |plane| plane.cell(cell))
-    }
-
     /// Of those of some cells that counted anything, with few calls.
-    fn counts(&self, cells: BTreeSet<u16>) -> Result<BTreeMap<u16, Counts>, DataplaneError> {
+    pub(in crate::daemon) fn counts(
+        &self,
+        cells: BTreeSet<u16>,
+    ) -> Result<BTreeMap<u16, Counts>, DataplaneError> {
         self.plane.as_ref().map_or_else(|| Ok(BTreeMap::new()), |plane| plane.cells(cells))
     }
 
     /// One of these, with its times.
-    fn living(&self, counts: &BTreeMap<u16, Counts>, cell: u16) -> Option<Lived> {
+    pub(in crate::daemon) fn living(
+        &self,
+        counts: &BTreeMap<u16, Counts>,
+        cell: u16,
+    ) -> Option<Lived> {
         let counts = *counts.get(&cell)?;
         Some(Lived { counts, times: self.plane.as_ref()?.latencies(cell) })
-    }
-
-    /// A backend's counts over all epochs.
-    pub(in crate::daemon) fn total(&self, key: &Key) -> Result<Counts, DataplaneError> {
-        self.books.total(key, |cell| self.cell(cell))
-    }
-
-    /// What a track counted under the split in force, for the status.
-    pub(in crate::daemon) fn in_epoch(
-        &self,
-        service: &config::Service,
-        track: Track,
-    ) -> Result<Counts, DataplaneError> {
-        let mut sum = Counts::default();
-        for cell in self.current_cells(service, track) {
-            books::add(&mut sum, &self.cell(cell)?);
-        }
-        Ok(sum)
     }
 }
