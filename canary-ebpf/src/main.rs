@@ -21,7 +21,7 @@ mod programs {
         packet::Packet,
         parse::parse_whole_or_first,
         path::{self, Followed, Verdict},
-        plain::{self, Plain},
+        plain::{self, Datagram, Plain},
         unusual::Unusual,
         where_to,
     };
@@ -46,7 +46,7 @@ mod programs {
         let mut verdict = plainly(ctx.ctx);
         if verdict >= SYN {
             if verdict != OTHER {
-                verdict = newcomer(ctx.ctx, verdict);
+                verdict = ours(ctx.ctx, verdict);
             }
             if verdict == OTHER {
                 verdict = at_length(ctx.ctx);
@@ -62,6 +62,19 @@ mod programs {
             }
         }
         verdict & 0xff
+    }
+
+    /// A plain SYN, or a datagram.
+    #[inline(always)]
+    fn ours(ctx: *mut xdp_md, word: u32) -> u32 {
+        if word & DATAGRAM == 0 {
+            return newcomer(ctx, word);
+        }
+        let verdict = datagram(ctx, word);
+        if verdict == OTHER && word & FROM_BACKEND == 0 {
+            return first_datagram(ctx, word);
+        }
+        verdict
     }
 
     /// What is not plain, or became so.
@@ -85,6 +98,10 @@ mod programs {
     /// it came over IPv6.
     const SYN: u32 = 1 << 30;
     const V6: u32 = 1 << 16;
+    /// The same of a datagram that is to the service; or from the backend of
+    /// that number.
+    const DATAGRAM: u32 = 1 << 17;
+    const FROM_BACKEND: u32 = 1 << 18;
     /// The packet opens a flow.
     const OPENS: u32 = UNSETTLED - 1;
     /// From here on: what is for [`canary_settle`]. It is of a marked flow, from
@@ -133,6 +150,37 @@ mod programs {
         match plain::follow(&Packet::of(&ctx), ingress) {
             Some(Plain::Out(verdict)) => pack(Ok(verdict)),
             Some(Plain::Opens { service, v6 }) => SYN | V6 * u32::from(v6) | u32::from(service),
+            Some(Plain::Datagram(Datagram { number, from_backend, v6 })) => {
+                let from_backend = FROM_BACKEND * u32::from(from_backend);
+                SYN | DATAGRAM | from_backend | V6 * u32::from(v6) | u32::from(number)
+            }
+            None => OTHER,
+        }
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn datagram(ctx: *mut xdp_md, word: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        let datagram = Datagram {
+            number: word as u16,
+            from_backend: word & FROM_BACKEND != 0,
+            v6: word & V6 != 0,
+        };
+        match plain::datagram(&Packet::of(&ctx), datagram, ingress) {
+            Some(verdict) => pack(Ok(verdict)),
+            None => OTHER,
+        }
+    }
+
+    /// See [`pinned`].
+    #[inline(never)]
+    fn first_datagram(ctx: *mut xdp_md, word: u32) -> u32 {
+        let ctx = XdpContext::new(ctx);
+        let ingress = ctx.ingress_ifindex() as u32;
+        match plain::open_datagram(&Packet::of(&ctx), word as u16, word & V6 != 0, ingress) {
+            Some(verdict) => pack(Ok(verdict)),
             None => OTHER,
         }
     }

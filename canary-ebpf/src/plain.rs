@@ -1,5 +1,5 @@
-//! Most packets: ordinary segments of established flows, what is not ours, and
-//! what opens a connection. They are taken to their end here, in one piece and
+//! Most packets: ordinary segments of established flows, datagrams, what is not
+//! ours, and what opens a connection. They are taken to their end here, in one piece and
 //! next to without a call. Whatever is not so plain is left as it is, for
 //! [`crate::path`]: it decides by the same functions, and would come to the
 //! same with these.
@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use canary_common::{FlowFlags, FlowKey, PROTO_TCP, PROTO_UDP, Reason, Service, Told};
+use canary_common::{FlowFlags, FlowKey, FlowState, PROTO_TCP, PROTO_UDP, Reason, Service, Told};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -25,7 +25,7 @@ use crate::{
     parse::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, FRAGMENT_BE, Ip, Parsed, Transport},
     path::{self, Verdict, backend_at, key_of, out, service_at, way_to},
     pick, signals,
-    tcp::{self, By, TCP_FLAGS},
+    tcp::{self, TCP_FLAGS},
 };
 
 /// IPv4 without options: version and length in words.
@@ -40,6 +40,17 @@ pub enum Plain {
         service: u16,
         v6: bool,
     },
+    /// For [`datagram`].
+    Datagram(Datagram),
+}
+
+/// A datagram of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram {
+    /// Of the service that it is to, or of the backend that it is from.
+    pub number: u16,
+    pub from_backend: bool,
+    pub v6: bool,
 }
 
 /// `None`: the packet is as it was, and so is everything else.
@@ -56,7 +67,7 @@ pub fn follow(packet: &Packet, ingress: u32) -> Option<Plain> {
             }
             let tcp = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
             let protocol = ip.get::<u8, { offset_of!(Ipv4Hdr, proto) }>();
-            along(packet, plain(ethernet, Ip::V4(ip), tcp), protocol, ingress)
+            along(packet, plain(ethernet, Ip::V4(ip), Transport::Tcp(tcp)), protocol, ingress)
         }
         ETHERTYPE_IPV6_BE => {
             let ip = packet.header::<{ Ipv6Hdr::LEN }>(EthHdr::LEN)?;
@@ -67,15 +78,15 @@ pub fn follow(packet: &Packet, ingress: u32) -> Option<Plain> {
             let protocol = ip.get::<u8, { offset_of!(Ipv6Hdr, next_hdr) }>();
             let ip = Ip::V6(ip);
             ip.not_mapped().ok()?;
-            along(packet, plain(ethernet, ip, tcp), protocol, ingress)
+            along(packet, plain(ethernet, ip, Transport::Tcp(tcp)), protocol, ingress)
         }
         _ => None,
     }
 }
 
 #[inline(always)]
-fn plain(ethernet: Header<{ EthHdr::LEN }>, ip: Ip, tcp: Header<{ TcpHdr::LEN }>) -> Parsed {
-    Parsed { ethernet, ip, transport: Transport::Tcp(tcp), fragment: Identity::WHOLE }
+const fn plain(ethernet: Header<{ EthHdr::LEN }>, ip: Ip, transport: Transport) -> Parsed {
+    Parsed { ethernet, ip, transport, fragment: Identity::WHOLE }
 }
 
 #[inline(always)]
@@ -84,20 +95,21 @@ fn along(packet: &Packet, parsed: Parsed, protocol: u8, ingress: u32) -> Option<
         return None;
     }
     let host = Host::get()?;
+    let v6 = matches!(parsed.ip, Ip::V6(_));
     // The ports of both stand at the same place.
     let (source, destination) = (parsed.source_port_be(), parsed.destination_port_be());
     if let Some(service) = service_at(host, parsed.destination(), destination, protocol) {
         if protocol != PROTO_TCP {
-            return None;
+            return Some(Plain::Datagram(Datagram { number: service.0, from_backend: false, v6 }));
         }
         if opens(&parsed) {
-            return Some(Plain::Opens { service: service.0, v6: matches!(parsed.ip, Ip::V6(_)) });
+            return Some(Plain::Opens { service: service.0, v6 });
         }
         return from_client(host, packet, &parsed, service, ingress).map(Plain::Out);
     }
     if let Some(head) = backend_at(host, parsed.source(), source, protocol) {
         if protocol != PROTO_TCP {
-            return None;
+            return Some(Plain::Datagram(Datagram { number: head, from_backend: true, v6 }));
         }
         return from_backend(host, packet, &parsed, head, ingress).map(Plain::Out);
     }
@@ -114,18 +126,72 @@ fn opens(parsed: &Parsed) -> bool {
 /// A SYN to a service, which [`follow`] has found plain.
 #[inline(always)]
 pub fn open(packet: &Packet, service: u16, v6: bool, ingress: u32) -> Option<Verdict> {
-    let ethernet = packet.header::<{ EthHdr::LEN }>(0)?;
     let parsed = match v6 {
-        false => {
-            let tcp = packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?;
-            plain(ethernet, Ip::V4(packet.header(EthHdr::LEN)?), tcp)
-        }
-        true => {
-            let tcp = packet.header(EthHdr::LEN + Ipv6Hdr::LEN)?;
-            plain(ethernet, Ip::V6(packet.header(EthHdr::LEN)?), tcp)
-        }
+        false => plain_v4(packet, Transport::Tcp)?,
+        true => plain_v6(packet, Transport::Tcp)?,
     };
     open::at_once(packet, &parsed, service, ingress)
+}
+
+/// The same of a datagram that begins a flow.
+#[inline(always)]
+pub fn open_datagram(packet: &Packet, service: u16, v6: bool, ingress: u32) -> Option<Verdict> {
+    let parsed = match v6 {
+        false => plain_v4(packet, Transport::Udp)?,
+        true => plain_v6(packet, Transport::Udp)?,
+    };
+    open::at_once(packet, &parsed, service, ingress)
+}
+
+/// A datagram, of a packet which [`follow`] has found plain. `None`: as there.
+#[inline(always)]
+pub fn datagram(packet: &Packet, datagram: Datagram, ingress: u32) -> Option<Verdict> {
+    match datagram.v6 {
+        false => datagram_along(packet, &plain_v4(packet, Transport::Udp)?, datagram, ingress),
+        true => datagram_along(packet, &plain_v6(packet, Transport::Udp)?, datagram, ingress),
+    }
+}
+
+/// What [`follow`] has found plain.
+#[inline(always)]
+fn plain_v4<const N: usize>(
+    packet: &Packet,
+    transport: fn(Header<N>) -> Transport,
+) -> Option<Parsed> {
+    let transport = transport(packet.header(EthHdr::LEN + Ipv4Hdr::LEN)?);
+    Some(plain(packet.header(0)?, Ip::V4(packet.header(EthHdr::LEN)?), transport))
+}
+
+#[inline(always)]
+fn plain_v6<const N: usize>(
+    packet: &Packet,
+    transport: fn(Header<N>) -> Transport,
+) -> Option<Parsed> {
+    let transport = transport(packet.header(EthHdr::LEN + Ipv6Hdr::LEN)?);
+    Some(plain(packet.header(0)?, Ip::V6(packet.header(EthHdr::LEN)?), transport))
+}
+
+#[inline(always)]
+fn datagram_along(
+    packet: &Packet,
+    parsed: &Parsed,
+    Datagram { number, from_backend, .. }: Datagram,
+    ingress: u32,
+) -> Option<Verdict> {
+    let host = Host::get()?;
+    if from_backend {
+        return self::from_backend(host, packet, parsed, number, ingress);
+    }
+    from_client(host, packet, parsed, (number, host.service(number)?), ingress)
+}
+
+/// Those in which a flow's packets are plain; of UDP, all.
+#[inline(always)]
+const fn states(parsed: &Parsed) -> (FlowState, FlowState) {
+    match parsed.transport {
+        Transport::Tcp(_) => (FlowState::Established, FlowState::Established),
+        Transport::Udp(_) => (FlowState::Unanswered, FlowState::Answered),
+    }
 }
 
 #[inline(always)]
@@ -138,7 +204,7 @@ fn from_client(
 ) -> Option<Verdict> {
     let key = key_of(parsed, number);
     let now = flows::now();
-    let mut pin = flows::established(&key, key.hash(hash_keys()), now)?;
+    let mut pin = flows::find_in(states(parsed), &key, key.hash(hash_keys()), now)?;
     let backend = pick::backend(host, pin.backend, number)?;
     if parsed.hop_limit() <= 1
         || FlowFlags::is_marked(pin.flags(), service.generation)
@@ -147,7 +213,7 @@ fn from_client(
         return None;
     }
     let action = way_to(backend, ingress).ok()?;
-    let told = carry(packet, parsed, &mut pin, service, By::Client, now)?;
+    let told = carry(packet, parsed, &mut pin, service, false, now)?;
     path::towards_backend(parsed, pin.backend, backend, pin.cell, told);
     follow::tell(&key, pin.backend, told);
     Some(Verdict { action, reason: Reason::Pinned })
@@ -169,29 +235,29 @@ fn from_backend(
         service: backend.service,
     };
     let now = flows::now();
-    let mut pin = flows::established(&key, key.hash(hash_keys()), now)?;
+    let mut pin = flows::find_in(states(parsed), &key, key.hash(hash_keys()), now)?;
     if pin.backend != head || parsed.hop_limit() <= 1 || pin.flags() & FlowFlags::FAULTED != 0 {
         return None;
     }
     let way_back = pin.way_back()?;
     let action = out(way_back.ifindex, ingress).ok()?;
-    let told = carry(packet, parsed, &mut pin, service, By::Backend, now)?;
+    let told = carry(packet, parsed, &mut pin, service, true, now)?;
     path::towards_client(parsed, &key, &pin, (service, backend), told, &way_back);
     Some(Verdict { action, reason: Reason::Reply })
 }
 
-/// Takes the flow along with a segment that changes nothing of its state.
+/// Takes the flow along with a segment or datagram that changes nothing of its state.
 #[inline(always)]
 fn carry(
     packet: &Packet,
     parsed: &Parsed,
     pin: &mut Pin,
     service: &Service,
-    by: By,
+    from_backend: bool,
     now: u32,
 ) -> Option<Told> {
     let wanted = signals::wanted(service);
-    let segment = signals::segment(packet, parsed, by == By::Backend, wanted);
+    let segment = signals::segment(packet, parsed, from_backend, wanted);
     let before = pin.tracked();
     if !before.only_carries(&segment) {
         return None;
@@ -201,6 +267,12 @@ fn carry(
     if !pin.commit(&before, &next) {
         return None;
     }
-    pin.extend(service.timeouts.established, now);
+    let timeouts = &service.timeouts;
+    let timeout = match (parsed.transport, next.state) {
+        (Transport::Tcp(_), _) => timeouts.established,
+        (Transport::Udp(_), FlowState::Unanswered) => timeouts.unanswered,
+        (Transport::Udp(_), _) => timeouts.answered,
+    };
+    pin.extend(timeout, now);
     Some(told)
 }

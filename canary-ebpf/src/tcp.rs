@@ -125,27 +125,38 @@ impl Tracked {
         match segment.by {
             By::Client => self.by_client(segment, wanted),
             By::Backend => self.by_backend(segment, wanted),
-            // It waits from the first one on.
-            By::ClientDatagram => {
-                Told::STARTS.when(wanted & Signals::LATENCY != 0 && self.waiting_since == 0)
-            }
-            By::BackendDatagram => {
-                let first = self.state == FlowState::Unanswered;
-                if first {
-                    self.state = FlowState::Answered;
-                }
-                told!(established).when(first).and(Told::FIRST_BYTE.when(self.waiting_since != 0))
-            }
+            By::ClientDatagram => self.asked(wanted),
+            By::BackendDatagram => self.answered(),
         }
     }
 
+    /// By a datagram. Its sender waits from the first one on.
+    #[inline(always)]
+    const fn asked(&self, wanted: u16) -> Told {
+        Told::STARTS.when(wanted & Signals::LATENCY != 0 && self.waiting_since == 0)
+    }
+
+    /// By a datagram.
+    #[inline(always)]
+    fn answered(&mut self) -> Told {
+        let first = self.state == FlowState::Unanswered;
+        if first {
+            self.state = FlowState::Answered;
+        }
+        told!(established).when(first).and(Told::FIRST_BYTE.when(self.waiting_since != 0))
+    }
+
     /// Whether [`Self::carry`] is all that [`Self::step`] would do: nothing in
-    /// the segment's flags changes an established flow.
+    /// the segment's flags changes an established flow, or it is a datagram.
     #[inline(always)]
     pub const fn only_carries(&self, segment: &Segment) -> bool {
-        matches!(segment.by, By::Client | By::Backend)
-            && segment.flags & (FIN | SYN | RST) == 0
-            && matches!(self.state, FlowState::Established)
+        match segment.by {
+            By::Client | By::Backend => {
+                segment.flags & (FIN | SYN | RST) == 0
+                    && matches!(self.state, FlowState::Established)
+            }
+            By::ClientDatagram | By::BackendDatagram => true,
+        }
     }
 
     /// See [`Self::only_carries`].
@@ -153,7 +164,9 @@ impl Tracked {
     pub fn carry(&mut self, segment: &Segment, wanted: u16) -> Told {
         match segment.by {
             By::Client => self.carry_to_backend(segment, wanted),
-            _ => self.carry_to_client(segment, wanted),
+            By::Backend => self.carry_to_client(segment, wanted),
+            By::ClientDatagram => self.asked(wanted),
+            By::BackendDatagram => self.answered(),
         }
     }
 

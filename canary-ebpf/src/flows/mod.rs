@@ -55,18 +55,26 @@ pub fn find(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
     read(OVERFLOW.get_ptr_mut(key)?, key, Ctl::tag_of(hash), now)
 }
 
-/// The live record of an established flow, where its tag stands in one way.
+/// The live record of a flow in one of these states, whose numbers follow each
+/// other, where its tag stands in one way.
 #[inline(always)]
-pub fn established(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
+pub fn find_in(
+    states: (FlowState, FlowState),
+    key: &FlowKey,
+    hash: Hashed,
+    now: u32,
+) -> Option<Pin> {
     const STATE: u64 = 0xff;
     const TAG: u64 = 0xffff_ff00_0000_0000;
     let bucket = FLOWS.get_ptr_mut(Bucket::index(hash, flow_bucket_mask()))?;
     let first = Bucket::first_way(hash);
-    let wanted = hash.0 & TAG | FlowState::Established as u64;
+    let first_wanted = hash.0 & TAG | states.0 as u64;
+    let others = states.1 as u64 - states.0 as u64;
+    let is_wanted = |ctl: Ctl| (ctl.0 & (TAG | STATE)).wrapping_sub(first_wanted) <= others;
     let mut found = first;
     for i in 0..WAYS {
         found = first + i;
-        if ctl_of(way(bucket, found)).0 & (TAG | STATE) == wanted {
+        if is_wanted(ctl_of(way(bucket, found))) {
             break;
         }
     }
@@ -74,7 +82,7 @@ pub fn established(key: &FlowKey, hash: Hashed, now: u32) -> Option<Pin> {
     // follows once for each.
     let flow = way(bucket, atomic::unknown(found));
     let ctl = ctl_of(flow);
-    if ctl.0 & (TAG | STATE) != wanted {
+    if !is_wanted(ctl) {
         return None;
     }
     read_as(flow, ctl, key, now)

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::lab::{Lab, bound, enter};
+use crate::lab::{Lab, connected, enter};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
 /// As a patient client: SYNs at 0, 1, 3 and 7 s.
@@ -34,8 +34,15 @@ pub struct Arrivals {
 pub struct Arrival {
     /// When its client began.
     pub at: Instant,
-    /// Until connected; `None` where it was not, or not answered then.
-    pub connected: Option<Duration>,
+    /// Or why it was not answered.
+    pub came: Result<Came, String>,
+}
+
+/// One that was answered.
+#[derive(Clone, Debug)]
+pub struct Came {
+    /// Until connected.
+    pub took: Duration,
     /// Who answered.
     pub server: String,
 }
@@ -92,10 +99,9 @@ async fn arrive(to: SocketAddr, per_second: u32, stop: &AtomicBool) -> Result<Ve
         ticks.tick().await;
         clients.spawn(async move {
             let at = Instant::now();
-            let come = tokio::time::timeout(PATIENCE, come(to)).await;
-            let come = come.ok().and_then(std::io::Result::ok);
-            let (connected, server) = come.map_or((None, String::new()), |(t, s)| (Some(t), s));
-            Arrival { at, connected, server }
+            let came = tokio::time::timeout(PATIENCE, come(to)).await;
+            let came = came.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+            Arrival { at, came: came.map_err(|error| error.to_string()) }
         });
     }
     let mut arrivals = Vec::new();
@@ -106,23 +112,23 @@ async fn arrive(to: SocketAddr, per_second: u32, stop: &AtomicBool) -> Result<Ve
     Ok(arrivals)
 }
 
-async fn come(to: SocketAddr) -> std::io::Result<(Duration, String)> {
+async fn come(to: SocketAddr) -> std::io::Result<Came> {
     let begun = Instant::now();
-    let mut stream = bound(to.is_ipv4())?.connect(to).await?;
-    let connected = begun.elapsed();
+    let mut stream = connected(to).await?;
+    let took = begun.elapsed();
     stream.write_all(REQUEST).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let empty = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no answer");
     let server = answer.lines().last().map(str::to_owned).ok_or_else(empty)?;
-    Ok((connected, server))
+    Ok(Came { took, server })
 }
 
 impl Summary {
     #[must_use]
     pub fn of(arrivals: &[Arrival]) -> Self {
         let mut times: Vec<f64> =
-            arrivals.iter().filter_map(|a| Some(a.connected?.as_secs_f64())).collect();
+            arrivals.iter().flat_map(|a| &a.came).map(|c| c.took.as_secs_f64()).collect();
         times.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let place = (times.len() as f64 * share) as usize;

@@ -20,7 +20,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::lab::{Cut, Lab, bound, enter};
+use crate::lab::{Cut, Lab, connected, enter};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
 /// For an answer: three retransmissions of TCP's.
@@ -202,8 +202,7 @@ async fn hold_all(
 }
 
 async fn open(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
-    let connecting = bound(to.is_ipv4())?.connect(to);
-    let mut stream = tokio::time::timeout(PATIENCE, connecting).await??;
+    let mut stream = tokio::time::timeout(PATIENCE, connected(to)).await??;
     stream.set_nodelay(true)?;
     let server = ask(&mut stream).await?;
     Ok((stream, server))

@@ -74,7 +74,8 @@ fn falls_silent(how: &Silence) -> Result<Row> {
     ensure!(state == how.state, "the silent backend is {state}\n{}", stage.daemon.said());
     let mut arrivals = arrivals.stop()?;
     arrivals.retain(|arrival| arrival.at > fell);
-    let went_there = |arrival: &&Arrival| arrival.connected.is_none_or(|time| time > FIRST_SYN);
+    let went_there =
+        |arrival: &&Arrival| !arrival.came.as_ref().is_ok_and(|came| came.took <= FIRST_SYN);
     let last = arrivals.iter().filter(went_there).map(|arrival| arrival.at).max();
     let found = last.context("no new connection went to the silent host")?.duration_since(fell);
     ensure!(found < how.within, "new connections went there for {found:?}");

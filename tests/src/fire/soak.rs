@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use canary::stats::binomial_interval;
 
 use super::{
-    Arrivals, Crowd, Flood, Row, Summary,
+    Arrival, Arrivals, Crowd, Flood, Row, Summary,
     flood::{DATAGRAMS, seen},
     life::{Life, frames_in},
 };
@@ -274,12 +274,11 @@ impl Soak {
         }
         let arrivals = self.arrivals.stop()?;
         let summary = Summary::of(&arrivals);
-        let failed = arrivals.iter().filter(|arrival| arrival.connected.is_none());
-        let unexcused = failed.filter(|arrival| {
-            !self.excuses.iter().any(|(from, until)| (*from..*until).contains(&arrival.at))
-        });
-        let unexcused = unexcused.count();
-        ensure!(unexcused == 0, "{unexcused} new connections failed without a reason: {summary:?}");
+        let unexcused = unexcused(&arrivals, &self.excuses);
+        ensure!(
+            unexcused.is_empty(),
+            "new connections failed without a reason ({summary:?}): {unexcused:?}"
+        );
         let held = self.crowds.iter().map(Crowd::so_far);
         let held: u64 = held.map(|all| all.connections - all.cut.len() as u64).sum();
         only_held_are_left(&self.stage, held)?;
@@ -301,6 +300,23 @@ impl Soak {
         self.stage.end()?;
         Ok(vec![row.notes(notes)])
     }
+}
+
+/// New connections that failed, by what was said: how many, and how many
+/// seconds after its beginning the first did.
+fn unexcused(arrivals: &[Arrival], excuses: &[Excuse]) -> BTreeMap<String, (u64, f64)> {
+    let mut unexcused = BTreeMap::new();
+    let Some(begun) = arrivals.first().map(|arrival| arrival.at) else { return unexcused };
+    for Arrival { at, came } in arrivals {
+        let is_excused = |(from, until): &Excuse| (*from..*until).contains(at);
+        if let Err(why) = came
+            && !excuses.iter().any(is_excused)
+        {
+            let first = at.duration_since(begun).as_secs_f64();
+            unexcused.entry(why.clone()).or_insert((0, first)).0 += 1;
+        }
+    }
+    unexcused
 }
 
 /// Opened less ended is what is there: the pins are those that clients hold.

@@ -74,7 +74,8 @@ fn stand(stage: &Stage, lasts: Duration) -> Result<(f64, Instant)> {
     let arrivals = arrivals?;
     let summary = Summary::of(&arrivals);
     ensure!(summary.answered == summary.tried, "new connections were lost: {summary:?}");
-    let to_canary = |arrival: &&Arrival| arrival.server == "c1";
+    let to_canary =
+        |arrival: &&Arrival| arrival.came.as_ref().is_ok_and(|came| came.server == "c1");
     let last = arrivals.iter().filter(to_canary).map(|arrival| arrival.at).max();
     let last = last.map_or(Duration::ZERO, |at| at.duration_since(stood));
     // The heartbeat before was up to a tick earlier.

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{ErrorKind, Read as _, Write as _},
+    io::{Error, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
@@ -77,10 +77,7 @@ const PORTS: u16 = 60_000;
 
 fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let connecting = async {
-        let socket = bound(to.is_ipv4())?;
-        tokio::time::timeout(PATIENCE, socket.connect(to)).await?
-    };
+    let connecting = async { tokio::time::timeout(PATIENCE, connected(to)).await? };
     let stream = runtime.block_on(connecting)?.into_std()?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -88,19 +85,29 @@ fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A socket with the next port that is free.
-pub(crate) fn bound(v4: bool) -> std::io::Result<tokio::net::TcpSocket> {
+/// A connection from the next port that has none to there.
+pub(crate) async fn connected(to: SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
     loop {
-        let any: std::net::IpAddr =
-            if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let socket = if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = match to.is_ipv4() {
+            true => TcpSocket::new_v4(),
+            false => TcpSocket::new_v6(),
+        }?;
         socket.set_reuseaddr(true)?;
+        let any: std::net::IpAddr = match to.is_ipv4() {
+            true => Ipv4Addr::UNSPECIFIED.into(),
+            false => Ipv6Addr::UNSPECIFIED.into(),
+        };
         let port = FIRST_PORT + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS;
-        match socket.bind(SocketAddr::new(any, port)) {
-            Ok(()) => return Ok(socket),
-            // A connection that is held; there are many more ports.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error),
+        let connected = match socket.bind(SocketAddr::new(any, port)) {
+            Ok(()) => socket.connect(to).await,
+            Err(error) => Err(error),
+        };
+        // One that is held; there are many more ports.
+        let is_taken = |error: &Error| {
+            matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
+        };
+        if !connected.as_ref().is_err_and(is_taken) {
+            return connected;
         }
     }
 }

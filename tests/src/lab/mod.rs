@@ -29,7 +29,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
-pub(crate) use clients::{bound, enter};
+pub(crate) use clients::{connected, enter};
 pub use daemon::{Daemon, built, config};
 pub use delay::DelayLine;
 pub use far::FAR;

@@ -30,6 +30,7 @@ impl Daemon {
         let Some(plane) = &self.plane else { return Ok(()) };
         let counts = plane.cells(cells)?;
         let read = |cell| Ok::<_, DataplaneError>(counts.get(&cell).copied().unwrap_or_default());
+        let mut changed = false;
         for index in 0..self.config.services.len() {
             let service = &self.config.services[index];
             if !service.health.iter().any(config::Health::is_on) {
@@ -40,34 +41,45 @@ impl Daemon {
                 for backend in backends(&service, track) {
                     let key = (service.name.clone(), backend.address);
                     let counted = counted(&self.books.total(&key, read)?);
-                    self.look_at(&service, track, &key, counted);
+                    changed |= self.look_at(&service, track, &key, counted);
                 }
             }
             // A drain or a reload may have moved it, too.
             self.health_moved(&service);
             self.give_back_rest(&service);
         }
+        if changed {
+            // Once, of many that fail together.
+            self.save();
+        }
         Ok(())
     }
 
-    fn look_at(&mut self, service: &config::Service, track: Track, key: &Key, counted: Counted) {
+    /// Whether it was ejected, or returns.
+    fn look_at(
+        &mut self,
+        service: &config::Service,
+        track: Track,
+        key: &Key,
+        counted: Counted,
+    ) -> bool {
         let now = self.health.now();
         let (rules, address) = (&service.health[track as usize].eject, key.1);
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
-        if watched.passive.returns(rules, now) {
+        let Some(watched) = self.health.watched.get_mut(key) else { return false };
+        let returns = watched.passive.returns(rules, now);
+        if returns {
             watched.why.clear();
             self.note_health(key, track, ("ejected", "active"), "its time is over".to_owned());
-            self.save();
         }
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
-        let Some(reason) = watched.passive.look(counted, rules, now) else { return };
+        let Some(watched) = self.health.watched.get_mut(key) else { return returns };
+        let Some(reason) = watched.passive.look(counted, rules, now) else { return returns };
         let members = self.members(service, track);
         let is_in = |(other, member): &(SocketAddr, Member)| *other == address && !member.is_down;
         let all: Vec<Member> = members.iter().map(|(_, member)| *member).collect();
         if !members.iter().any(is_in) || !has_room(&all, rules.most) {
-            return;
+            return returns;
         }
-        let Some(watched) = self.health.watched.get_mut(key) else { return };
+        let Some(watched) = self.health.watched.get_mut(key) else { return returns };
         let lasts = watched.passive.eject(rules, now);
         watched.ejections += 1;
         let why = match reason {
@@ -80,7 +92,7 @@ impl Daemon {
         watched.why = format!("{why}; for {}", humantime::format_duration(lasts));
         let reason = watched.why.clone();
         self.note_health(key, track, ("active", "ejected"), reason);
-        self.save();
+        true
     }
 }
 
