@@ -4,7 +4,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use canary::dataplane::{OpenOptions, Step, resize_until};
+use canary::dataplane::{OpenOptions, Step, carry_until};
 use canary_tests::lab::{
     Holders, Lab, Load, Outcome, Stage, VIP_V4, address, at, config, wait_for,
 };
@@ -108,7 +108,7 @@ fn a_start_goes_on_from_where_one_was_killed() {
                 signals: 0,
                 sole: true,
             };
-            at(&bed.lab, "lb", || resize_until(&options, step))?
+            at(&bed.lab, "lb", || carry_until(&options, step))?
                 .with_context(|| format!("{step:?}"))?;
             // The one that is killed has no say in what the next one wants.
             room = if number % 3 == 0 { 8192 } else { next };
@@ -142,7 +142,7 @@ fn too_small_a_table_is_refused() {
         let before = pins(&bed)?;
         let options =
             OpenOptions { bpffs: bed.lab.bpffs(), flows: 64, log: false, signals: 0, sole: true };
-        let refused = at(&bed.lab, "lb", || resize_until(&options, Step::Done))?;
+        let refused = at(&bed.lab, "lb", || carry_until(&options, Step::Done))?;
         let refused = refused.err().context("it was not refused")?.to_string();
         for part in ["live connections (and room for 4096)", "asks room for (64)"] {
             ensure!(refused.contains(part), "{refused}");
