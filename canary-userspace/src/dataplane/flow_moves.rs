@@ -41,13 +41,18 @@ pub(super) fn merged(kept: &Flow, kept_ctl: Ctl, other: &Flow, other_ctl: Ctl) -
     }
     let flags = kept_ctl.flags() | other_ctl.flags();
     let furthest = if order(other_ctl) > order(kept_ctl) { other_ctl } else { kept_ctl };
-    let ended = FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND;
     let state = match furthest.state() {
-        FlowState::Established if flags & ended == ended => FlowState::Closing,
+        FlowState::Established if has_ended(flags) => FlowState::Closing,
         state => state,
     };
     let next = kept_ctl.with(state, flags);
     (next != kept_ctl).then_some(next)
+}
+
+/// Whether a TCP flow with these flags is closed.
+pub(super) const fn has_ended(flags: u16) -> bool {
+    const FINS: u16 = FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND;
+    flags & FINS == FINS || flags & FlowFlags::RESET != 0
 }
 
 /// Whether two records under one key are the same flow's.
@@ -184,6 +189,34 @@ impl FlowTable {
         self.each_record(0..self.buckets(), |bucket, way, flow, ctl| {
             if is_held(flow) {
                 self.free(bucket, way, ctl);
+            }
+        });
+    }
+
+    /// Has closed flows keep their ways as if they were established, until
+    /// [`Self::let_closed_go`]: so new flows do not take these.
+    pub(super) fn keep_closed(&self) {
+        self.restate(|ctl| match ctl.state() {
+            FlowState::Closing => Some(FlowState::Established),
+            _ => None,
+        });
+    }
+
+    /// The inverse: what ended has its mark.
+    pub(super) fn let_closed_go(&self) {
+        self.restate(|ctl| match ctl.state() {
+            FlowState::Established if has_ended(ctl.flags()) => Some(FlowState::Closing),
+            _ => None,
+        });
+    }
+
+    /// Gives records another state, where no packet does so meanwhile.
+    fn restate(&self, to: impl Fn(Ctl) -> Option<FlowState>) {
+        self.each_record(0..self.buckets(), |bucket, way, _, ctl| {
+            if let Some(state) = to(ctl) {
+                let offset = way * size_of::<Flow>() + offset_of!(Flow, ctl);
+                let (word, next) = (self.table.word(bucket, offset), ctl.with(state, ctl.flags()));
+                word.compare_exchange(ctl.0, next.0, Ordering::AcqRel, Ordering::Relaxed).ok();
             }
         });
     }

@@ -9,7 +9,6 @@
 //! stands there.
 
 use std::{
-    cell::Cell,
     collections::{HashMap, HashSet},
     mem::offset_of,
     path::Path,
@@ -29,7 +28,7 @@ use crate::{
         FlowTable, bpffs,
         directory::DirectoryMap,
         error::{Context as _, DataplaneError},
-        flow_moves::is_held,
+        flow_moves::{has_ended, is_held},
         flow_table::is_live,
         load::fd,
         mapping::{Mapping, Whole},
@@ -58,7 +57,6 @@ pub(super) struct Carry {
     old_room: usize,
     new_room: usize,
     pub(super) begun: Instant,
-    held: Cell<Instant>,
 }
 
 impl Carry {
@@ -69,7 +67,6 @@ impl Carry {
             info.map(|info| info.max_entries() as usize / 2)
         };
         let settings: Mapping<Settings> = open_mapping(bpffs, "SETTINGS", 1)?;
-        let now = Instant::now();
         Ok(Self {
             old: open_table(bpffs, FLOWS, OVERFLOW)?,
             new: open_table(bpffs, &beside(FLOWS), &beside(OVERFLOW))?,
@@ -80,19 +77,13 @@ impl Carry {
             hz,
             old_room: room(OVERFLOW)?,
             new_room: room(&beside(OVERFLOW))?,
-            begun: now,
-            held: Cell::new(now),
+            begun: Instant::now(),
         })
     }
 
     /// Whether links may be on either program.
     pub(super) fn is_begun(&self) -> bool {
         self.settings.read(0).abi == CARRYING
-    }
-
-    /// Since when free ways were held.
-    pub(super) const fn held(&self) -> Instant {
-        self.held.get()
     }
 
     /// Services, backends and directory to the register. All numbers stay.
@@ -159,10 +150,11 @@ impl Carry {
         self.new.drop_overflow(|flow| !overflown.contains(&flow.key), |_| ());
     }
 
-    /// See the module. Flows that would make room for others go to the overflow
-    /// maps themselves.
+    /// See the module. Flows that would make room for others do not: closed ones,
+    /// of which there are many, are shown as established, and what has not begun
+    /// goes to the overflow map itself.
     pub(super) fn hold(&self, now: u32) {
-        self.held.set(Instant::now());
+        self.old.keep_closed();
         let deadline = now.wrapping_add(HOLD_SECONDS * self.hz);
         let mut spilled = live(&self.old).len();
         self.old.hold(now, deadline, &mut |flow, ctl| {
@@ -204,7 +196,7 @@ impl Carry {
         let mut lasting = 0;
         let mut each = |flow: &Flow, ctl: Ctl| {
             if !is_held(flow) && !deadline_passed(flow.deadline, now) {
-                lasting += u64::from(is_lasting(ctl.state()));
+                lasting += u64::from(is_lasting(ctl.state()) && !has_ended(ctl.flags()));
                 let flow = layout3::to_current(flow, ctl, &self.keys);
                 self.join_one(&flow, there.get(&flow.key), now);
             }
@@ -241,6 +233,7 @@ impl Carry {
     /// Gives back what was held in the new table; the old one goes.
     pub(super) fn release(&self) {
         self.new.release();
+        self.new.let_closed_go();
     }
 
     /// From the overflow map into the table what lasts, where there is room.

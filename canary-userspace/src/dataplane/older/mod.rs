@@ -91,7 +91,9 @@ fn give_up(bpffs: &Path) -> Result<(), DataplaneError> {
     if !pins.iter().any(|pin| pin.exists()) {
         return Ok(());
     }
-    open_table(bpffs, FLOWS, OVERFLOW)?.release();
+    let table = open_table(bpffs, FLOWS, OVERFLOW)?;
+    table.release();
+    table.let_closed_go();
     pins.iter().filter(|pin| pin.exists()).try_for_each(|pin| remove(pin))
 }
 
@@ -119,7 +121,9 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
     if reached(Step::Marked) {
         return Ok(());
     }
-    for (number, path) in bpffs::links(bpffs)?.iter().enumerate() {
+    let links = bpffs::links(bpffs)?;
+    let updating = std::time::Instant::now();
+    for (number, path) in links.iter().enumerate() {
         carry.bridge(object.now()?);
         object.put_on(path)?;
         if number == 0 && reached(Step::OneLink) {
@@ -130,6 +134,7 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
     if reached(Step::AllLinks) {
         return Ok(());
     }
+    let updated = updating.elapsed();
     resize::wait_for_old_program();
     let carried = carry.join(object.now()?);
     if reached(Step::Merged) {
@@ -142,11 +147,10 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
     carry.bring_home(object.now()?);
     finish(bpffs, &carry.settings)?;
     tracing::info!(
-        "carried {carried} connections over from maps of layout {} to layout {ABI} in {:?}, {:?} \
-         of that on two tables",
+        "carried {carried} connections over from maps of layout {} to layout {ABI} in {:?}; links \
+         were updated within {updated:?}",
         layout3::ABI,
         carry.begun.elapsed(),
-        carry.held().elapsed(),
     );
     Ok(())
 }
