@@ -18,8 +18,8 @@ use std::{
 
 use aya::maps::MapInfo;
 use canary_common::{
-    Backend, Ctl, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowFlags, FlowKey, HashKeys,
-    MAX_BACKENDS, MAX_SERVICES, OverflowMarks, Register, Service, Settings, deadline_passed,
+    Backend, Ctl, DIRECTORY_SLOTS, DirectoryEntry, Flow, FlowFlags, HashKeys, MAX_BACKENDS,
+    MAX_SERVICES, OverflowMarks, Register, Service, Settings, deadline_passed,
 };
 
 use super::{CARRYING, beside, layout3};
@@ -162,6 +162,7 @@ impl Carry {
             spilled += 1;
             spilled <= self.old_room && self.overflow_old(&flow, 0)
         });
+        self.new.keep_closed();
         let mut spilled = live(&self.new).len();
         self.new.hold(now, deadline, &mut |flow, ctl| {
             let flow = Flow { ctl: ctl.0, ..*flow };
@@ -266,7 +267,8 @@ impl Carry {
 
     /// How long a closed flow lingers, in jiffies.
     fn closing(&self, flow: &Flow) -> u32 {
-        closing(&self.services, &flow.key)
+        let number = u32::from(flow.key.service);
+        if number < self.services.len() { self.services.read(number).timeouts.closing } else { 0 }
     }
 }
 
@@ -275,9 +277,4 @@ fn live(table: &FlowTable) -> Vec<Flow> {
     let mut flows = table.read_overflow().unwrap_or_default();
     flows.retain(|flow| is_live(Ctl(flow.ctl)));
     flows
-}
-
-fn closing(services: &Mapping<Service>, key: &FlowKey) -> u32 {
-    let number = u32::from(key.service);
-    if number < services.len() { services.read(number).timeouts.closing } else { 0 }
 }

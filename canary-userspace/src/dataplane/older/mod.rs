@@ -15,7 +15,9 @@
 mod carry;
 mod layout3;
 
-use std::{borrow::Cow, fs, mem::offset_of, path::Path, sync::atomic::Ordering::SeqCst};
+use std::{
+    borrow::Cow, fs, mem::offset_of, path::Path, sync::atomic::Ordering::SeqCst, time::Instant,
+};
 
 use canary_common::{ABI, HashKeys, Settings};
 
@@ -101,18 +103,21 @@ fn give_up(bpffs: &Path) -> Result<(), DataplaneError> {
 fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), DataplaneError> {
     let reached = |step: Step| step >= until;
     let carry = Carry::open(bpffs, object.hz)?;
+    // Once: to ask takes the kernel some milliseconds, which are not to pass
+    // between one link and the next.
+    let now = object.now()?;
     if !carry.is_begun() {
         carry.register(bpffs)?;
-        carry.mirror(object.now()?, false);
+        carry.mirror(now, false);
         if reached(Step::Copied) {
             return Ok(());
         }
     }
-    carry.hold(object.now()?);
+    carry.hold(now);
     if carry.is_begun() {
-        carry.join(object.now()?);
+        carry.join(now);
     } else {
-        carry.mirror(object.now()?, true);
+        carry.mirror(now, true);
     }
     if reached(Step::Held) {
         return Ok(());
@@ -122,21 +127,21 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
         return Ok(());
     }
     let links = bpffs::links(bpffs)?;
-    let updating = std::time::Instant::now();
+    let updating = Instant::now();
     for (number, path) in links.iter().enumerate() {
-        carry.bridge(object.now()?);
+        carry.bridge(now);
         object.put_on(path)?;
         if number == 0 && reached(Step::OneLink) {
             return Ok(());
         }
     }
-    carry.bridge(object.now()?);
+    carry.bridge(now);
     if reached(Step::AllLinks) {
         return Ok(());
     }
     let updated = updating.elapsed();
     resize::wait_for_old_program();
-    let carried = carry.join(object.now()?);
+    let carried = carry.join(now);
     if reached(Step::Merged) {
         return Ok(());
     }
@@ -144,7 +149,7 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
     if reached(Step::Released) {
         return Ok(());
     }
-    carry.bring_home(object.now()?);
+    carry.bring_home(now);
     finish(bpffs, &carry.settings)?;
     tracing::info!(
         "carried {carried} connections over from maps of layout {} to layout {ABI} in {:?}; links \
