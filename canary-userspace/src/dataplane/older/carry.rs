@@ -5,8 +5,7 @@
 //! changes (see `resize`), so that flows born meanwhile go to the overflow maps.
 //! There are two of these: a record says by its tag whose hash found it, so one
 //! program does not take the other's. What appears in one is brought to the
-//! other before and after each link is updated, which takes little, for little
-//! stands there.
+//! other at once, over and over, which takes little, for little stands there.
 
 use std::{
     collections::{HashMap, HashSet},
