@@ -1,5 +1,5 @@
 //! An upgrade from a canary whose maps have another layout, under traffic.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::{fs, path::PathBuf, time::Duration};
 
