@@ -42,7 +42,8 @@ pub use told::{FlowEvent, Told};
 pub use where_answer::WhereAnswer;
 
 /// Version of every layout in this crate. Pinned maps carry it (in
-/// [`Settings`]); a daemon that finds another value does not touch the maps.
+/// [`Settings`]); a daemon that finds another value carries their connections over
+/// to maps of its own, where it knows how, and else does not touch them.
 pub const ABI: u32 = 4;
 
 /// Services a host can have: directory and map sizes follow from it.
@@ -75,7 +76,9 @@ pub const DEFAULT_TABLE_SIZE: u32 = 16_381;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// [`ABI`] of the daemon that made the maps.
+    /// [`ABI`] of the daemon that made the maps. While the connections of an older
+    /// layout are carried over that one's in the upper half, and the newer one's in
+    /// the lower.
     pub abi: u32,
     /// Nothing; the directory's half stood here in ABI 3.
     pub reserved: u32,

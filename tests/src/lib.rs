@@ -8,6 +8,7 @@ pub mod fire;
 pub mod frame;
 pub mod fuzz;
 pub mod lab;
+pub mod layout3;
 pub mod memory;
 pub mod model;
 pub mod netns;

@@ -54,7 +54,7 @@ impl InForce {
 }
 
 /// Mapped for as long as we run: too large for a thread's stack.
-fn mapped(path: &Path) -> Result<&'static Register> {
+pub(crate) fn mapped(path: &Path) -> Result<&'static Register> {
     let map = MapData::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
     let (size, fd) = (size_of::<Register>(), map.fd().as_fd().as_raw_fd());
     // SAFETY: a new mapping, which stays when the descriptor goes.

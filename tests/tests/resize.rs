@@ -1,16 +1,13 @@
 //! Another `flows` at a restart: the flow table is carried over under traffic.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use canary::dataplane::{OpenOptions, Step, resize_until};
-use canary_tests::lab::{
-    Holders, Lab, Load, Outcome, Stage, VIP_V4, address, at, config, wait_for,
-};
+use canary::dataplane::{OpenOptions, Step, carry_until};
+use canary_tests::lab::{Stage, Traffic, at, config, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
-const EVERY: Duration = Duration::from_millis(50);
 
 fn top(flows: u32) -> String {
     format!("flows = {flows}")
@@ -24,44 +21,6 @@ fn restart(bed: &mut Stage, flows: u32) -> Result<()> {
     let capacity = bed.daemon.status()?.data_plane.flows.capacity;
     ensure!(capacity == u64::from(flows), "room for {capacity}: {}", bed.daemon.said());
     Ok(())
-}
-
-/// Connections that are held, and new ones all the while.
-struct Traffic {
-    holders: Vec<Holders>,
-    load: Load,
-}
-
-impl Traffic {
-    /// Who loses its pin after this goes to another server: the split is another
-    /// then.
-    fn start(bed: &Stage, held: usize, per_second: u32) -> Result<Self> {
-        let lab: &Arc<Lab> = &bed.lab;
-        bed.daemon.cli(&["weight", "web", "0"])?;
-        let stable = Holders::start(lab, address(VIP_V4), held, EVERY)?;
-        bed.daemon.cli(&["weight", "web", "100%"])?;
-        let canary = Holders::start(lab, address(VIP_V4), held, EVERY)?;
-        bed.daemon.cli(&["weight", "web", "50%"])?;
-        let load = Load::start(lab, address(VIP_V4), per_second, u64::MAX);
-        Ok(Self { holders: vec![stable, canary], load })
-    }
-
-    /// Nobody was cut, moved or refused.
-    fn end(self, bed: &Stage) -> Result<()> {
-        bed.daemon.cli(&["weight", "web", "100%"])?;
-        let said = || bed.daemon.said();
-        for holders in self.holders {
-            std::thread::sleep(2 * EVERY);
-            let report = holders.stop()?;
-            ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}\n{}", said());
-            bed.daemon.cli(&["weight", "web", "0"])?;
-        }
-        let report = self.load.stop()?;
-        let failed: Vec<_> =
-            report.iter().filter(|(o, _)| !matches!(o, Outcome::Answered(_))).collect();
-        ensure!(failed.is_empty(), "{failed:?} of {report:?}\n{}", said());
-        Ok(())
-    }
 }
 
 #[test]
@@ -108,7 +67,7 @@ fn a_start_goes_on_from_where_one_was_killed() {
                 signals: 0,
                 sole: true,
             };
-            at(&bed.lab, "lb", || resize_until(&options, step))?
+            at(&bed.lab, "lb", || carry_until(&options, step))?
                 .with_context(|| format!("{step:?}"))?;
             // The one that is killed has no say in what the next one wants.
             room = if number % 3 == 0 { 8192 } else { next };
@@ -142,7 +101,7 @@ fn too_small_a_table_is_refused() {
         let before = pins(&bed)?;
         let options =
             OpenOptions { bpffs: bed.lab.bpffs(), flows: 64, log: false, signals: 0, sole: true };
-        let refused = at(&bed.lab, "lb", || resize_until(&options, Step::Done))?;
+        let refused = at(&bed.lab, "lb", || carry_until(&options, Step::Done))?;
         let refused = refused.err().context("it was not refused")?.to_string();
         for part in ["live connections (and room for 4096)", "asks room for (64)"] {
             ensure!(refused.contains(part), "{refused}");

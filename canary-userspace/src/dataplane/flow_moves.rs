@@ -4,7 +4,7 @@
 use std::{mem::offset_of, sync::atomic::Ordering};
 
 use canary_common::{
-    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, HashKeys, WAYS, deadline_passed,
+    Bucket, Ctl, Flow, FlowFlags, FlowKey, FlowState, HashKeys, Hashed, WAYS, deadline_passed,
 };
 
 use super::FlowTable;
@@ -36,21 +36,41 @@ pub(super) fn is_held(flow: &Flow) -> bool {
 /// saw a flow's later moves. `None` where `kept` has it all already, or the two
 /// are not the same flow.
 pub(super) fn merged(kept: &Flow, kept_ctl: Ctl, other: &Flow, other_ctl: Ctl) -> Option<Ctl> {
-    let is_same = (kept.backend, kept.cell) == (other.backend, other.cell);
-    // The port was used again: by a SYN, so that this is a younger flow.
-    let is_younger = kept_ctl.state().is_evictable() && !kept_ctl.has(FlowFlags::MIDSTREAM);
-    if !is_same || is_younger && !other_ctl.state().is_evictable() {
+    if !is_same(kept, kept_ctl, other, other_ctl) {
         return None;
     }
     let flags = kept_ctl.flags() | other_ctl.flags();
     let furthest = if order(other_ctl) > order(kept_ctl) { other_ctl } else { kept_ctl };
-    let ended = FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND;
     let state = match furthest.state() {
-        FlowState::Established if flags & ended == ended => FlowState::Closing,
+        FlowState::Established if has_ended(flags) => FlowState::Closing,
         state => state,
     };
     let next = kept_ctl.with(state, flags);
     (next != kept_ctl).then_some(next)
+}
+
+/// Whether a TCP flow with these flags is closed.
+pub(super) const fn has_ended(flags: u16) -> bool {
+    const FINS: u16 = FlowFlags::FIN_CLIENT | FlowFlags::FIN_BACKEND;
+    flags & FINS == FINS || flags & FlowFlags::RESET != 0
+}
+
+/// Whether two records under one key are the same flow's.
+const fn is_same(kept: &Flow, kept_ctl: Ctl, other: &Flow, other_ctl: Ctl) -> bool {
+    // Of one that lasts a half-open copy can be older, or the port was used again:
+    // by a SYN, so that this is a younger flow.
+    let is_younger = kept_ctl.state().is_evictable()
+        && !other_ctl.state().is_evictable()
+        && !kept_ctl.has(FlowFlags::MIDSTREAM)
+        && !began_with(other, kept.client_seq);
+    kept.backend == other.backend && kept.cell == other.cell && !is_younger
+}
+
+/// Whether the client of a flow that lasts began with this sequence number, a
+/// moment ago: it has sent little since.
+const fn began_with(flow: &Flow, initial: u32) -> bool {
+    const LITTLE: u32 = 1 << 24;
+    matches!(flow.client_seq.wrapping_sub(initial), 1..=LITTLE)
 }
 
 /// States as a flow goes through them.
@@ -69,15 +89,19 @@ const fn later(a: u32, b: u32) -> u32 {
 }
 
 impl FlowTable {
-    /// Where this key's bucket is, and the way where its look-up starts.
-    fn home(&self, key: &FlowKey, keys: &HashKeys) -> (u32, usize) {
-        let hash = key.hash(keys);
+    /// Where the bucket of a key with this hash is, and the way where its look-up starts.
+    fn home(&self, hash: Hashed) -> (u32, usize) {
         (Bucket::index(hash, self.buckets() - 1), Bucket::first_way(hash))
     }
 
     /// The live record under this key in the table; `now` in jiffies.
     pub(super) fn find(&self, key: &FlowKey, keys: &HashKeys, now: u32) -> Option<Found> {
-        let (bucket, first) = self.home(key, keys);
+        self.find_at(key.hash(keys), key, now)
+    }
+
+    /// The same in a table that has it by this hash.
+    pub(super) fn find_at(&self, hash: Hashed, key: &FlowKey, now: u32) -> Option<Found> {
+        let (bucket, first) = self.home(hash);
         let mut ways = (0..WAYS).map(|i| (first + i) % WAYS);
         ways.find_map(|way| {
             let (flow, ctl) = self.record(bucket, way)?;
@@ -89,8 +113,8 @@ impl FlowTable {
     /// Makes a record of a flow that has none. `false`: its bucket is full of
     /// live ones.
     pub(super) fn place(&self, flow: &Flow, keys: &HashKeys) -> bool {
-        let (bucket, first) = self.home(&flow.key, keys);
-        let tag = Ctl::tag_of(flow.key.hash(keys));
+        let hash = flow.key.hash(keys);
+        let ((bucket, first), tag) = (self.home(hash), Ctl::tag_of(hash));
         (0..WAYS).map(|i| (first + i) % WAYS).any(|way| {
             let there = self.ctl(bucket, way);
             let held = || self.record(bucket, way).is_some_and(|(flow, _)| is_held(&flow));
@@ -169,6 +193,50 @@ impl FlowTable {
         });
     }
 
+    /// Has closed flows keep their ways as if they were established, until
+    /// [`Self::let_closed_go`]: so new flows do not take these.
+    pub(super) fn keep_closed(&self) {
+        self.restate(|ctl| match ctl.state() {
+            FlowState::Closing => Some(FlowState::Established),
+            _ => None,
+        });
+    }
+
+    /// The inverse: what ended has its mark.
+    pub(super) fn let_closed_go(&self) {
+        self.restate(|ctl| match ctl.state() {
+            FlowState::Established if has_ended(ctl.flags()) => Some(FlowState::Closing),
+            _ => None,
+        });
+    }
+
+    /// Gives records another state, where no packet does so meanwhile.
+    fn restate(&self, to: impl Fn(Ctl) -> Option<FlowState>) {
+        self.each_record(0..self.buckets(), |bucket, way, _, ctl| {
+            if let Some(state) = to(ctl) {
+                let offset = way * size_of::<Flow>() + offset_of!(Flow, ctl);
+                let (word, next) = (self.table.word(bucket, offset), ctl.with(state, ctl.flags()));
+                word.compare_exchange(ctl.0, next.0, Ordering::AcqRel, Ordering::Relaxed).ok();
+            }
+        });
+    }
+
+    /// A record of the overflow map into the table, where its bucket has room or
+    /// has it already. `now` and how long a closed flow lingers in jiffies.
+    pub(super) fn bring_home(&self, flow: &Flow, keys: &HashKeys, (now, closing): (u32, u32)) {
+        if self.find(&flow.key, keys, now).is_none() && !self.place(flow, keys) {
+            return;
+        }
+        // From here on the program finds it in the table. What a packet noted in
+        // the overflow map until then goes along.
+        let late = self.lock().get(&flow.key, 0);
+        if let (Ok(late), Some(found)) = (late, self.find(&flow.key, keys, now)) {
+            self.merge(found, &late, Ctl(late.ctl), (now, closing));
+        }
+        // Evicted in between: it is in the table anyhow.
+        self.lock().remove(&flow.key).ok();
+    }
+
     /// Ends a record without a word in the books: it goes on elsewhere.
     pub(super) fn leave(&self, found: &Found) -> bool {
         self.free(found.bucket, found.way, found.ctl)
@@ -184,13 +252,14 @@ impl FlowTable {
         (now, closing): (u32, u32),
     ) -> bool {
         let at = |field| found.way * size_of::<Flow>() + field;
+        let was = found.ctl;
         let mut next = merged(&found.flow, found.ctl, other, other_ctl);
         let mut changed = false;
         while let Some(ctl) = next {
             let word = self.table.word(found.bucket, at(offset_of!(Flow, ctl)));
             match word.compare_exchange(found.ctl.0, ctl.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
-                    changed = true;
+                    (changed, found.ctl) = (true, ctl);
                     if ctl.state() == FlowState::Closing {
                         let deadline = at(offset_of!(Flow, deadline));
                         let deadline = self.table.half_word(found.bucket, deadline);
@@ -205,21 +274,37 @@ impl FlowTable {
                 }
             }
         }
-        if (found.flow.backend, found.flow.cell) != (other.backend, other.cell) {
+        if !is_same(&found.flow, was, other, other_ctl) {
             return changed;
         }
         for (field, before, theirs) in [
             (offset_of!(Flow, client_seq), found.flow.client_seq, other.client_seq),
             (offset_of!(Flow, backend_seq), found.flow.backend_seq, other.backend_seq),
         ] {
-            let latest = later(before, theirs);
+            // A backend that has said nothing yet has none.
+            let latest = if before == 0 { theirs } else { later(before, theirs) };
             if latest != before {
                 // Unless a packet moved it meanwhile: that one knows better.
                 let word = self.table.half_word(found.bucket, at(field));
                 word.compare_exchange(before, latest, Ordering::AcqRel, Ordering::Relaxed).ok();
             }
         }
+        let state = found.ctl.state();
+        if state == other_ctl.state() && !matches!(state, FlowState::Closing) {
+            self.move_deadline(&found, other.deadline);
+        }
         changed
+    }
+
+    /// To a later end, unless a packet moved it meanwhile.
+    fn move_deadline(&self, found: &Found, deadline: u32) {
+        let before = found.flow.deadline;
+        let offset = found.way * size_of::<Flow>() + offset_of!(Flow, deadline);
+        let latest = later(before, deadline);
+        if latest != before {
+            let word = self.table.half_word(found.bucket, offset);
+            word.compare_exchange(before, latest, Ordering::AcqRel, Ordering::Relaxed).ok();
+        }
     }
 
     fn ctl(&self, bucket: u32, way: usize) -> Ctl {
@@ -300,6 +385,18 @@ mod tests {
         let (here, there) = (Flow::default(), Flow { backend: 3, ..Flow::default() });
         let (kept, other) = (ctl(FlowState::Established, 0), ctl(FlowState::Closing, 0));
         assert_eq!(merged(&here, kept, &there, other), None);
+    }
+
+    #[test]
+    fn a_half_open_copy_is_of_the_flow_that_began_like_it() {
+        let half_open = Flow { client_seq: u32::MAX - 5, ..Flow::default() };
+        let (before, answered) = (ctl(FlowState::HalfOpen, 0), FlowFlags::ANSWERED);
+        for (seq, is_same) in [(1 << 20, true), (u32::MAX - 5, false), (1 << 30, false)] {
+            let lasting = Flow { client_seq: seq, ..Flow::default() };
+            let merged =
+                merged(&half_open, before, &lasting, ctl(FlowState::Established, answered));
+            assert_eq!(merged.is_some(), is_same, "{seq}");
+        }
     }
 
     #[test]

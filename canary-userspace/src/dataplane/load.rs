@@ -16,6 +16,7 @@ use super::{
     error::{Context as _, DataplaneError},
     mapping::{Mapping, Whole},
     object::Object,
+    older,
     resize::{self, FLOWS, NEXT, SWITCH, Step},
 };
 
@@ -31,7 +32,7 @@ const OVERFLOW_SHARE: u32 = 8;
 pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     bpffs::prepare(&options.bpffs)?;
     let lock = options.sole.then(|| bpffs::PinsLock::take(&options.bpffs)).transpose()?;
-    let earlier = earlier_settings(&options.bpffs)?;
+    let earlier = earlier_settings(options)?;
     let adopted = earlier.is_some();
     let settings = match earlier {
         Some(settings) => settings,
@@ -39,7 +40,7 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     };
     let wanted = buckets_for(options.flows);
     let mut object = match adopted {
-        true => adopt(options, &settings.keys, Step::Done)?,
+        true => adopt_any(options, &settings)?,
         false => Object::load(options, &settings.keys, FLOWS, wanted)?,
     };
     let log = if options.log { Some(start_log(&mut object.ebpf)?) } else { None };
@@ -54,6 +55,18 @@ pub(super) fn open(options: &OpenOptions) -> Result<Dataplane, DataplaneError> {
     // Whoever followed did so through an earlier daemon.
     plane.follow(0);
     Ok(plane)
+}
+
+/// The object on maps of an earlier daemon, whichever layout they were made
+/// with.
+fn adopt_any(options: &OpenOptions, settings: &Settings) -> Result<Object, DataplaneError> {
+    if settings.abi != ABI
+        && let Some(object) = older::adopt(options, &settings.keys, Step::Done)?
+        && object.buckets == buckets_for(options.flows)
+    {
+        return Ok(object);
+    }
+    adopt(options, &settings.keys, Step::Done)
 }
 
 /// The object on maps of an earlier daemon, whose flow table it brings to the
@@ -89,16 +102,23 @@ fn adopt(options: &OpenOptions, keys: &HashKeys, until: Step) -> Result<Object, 
     carried
 }
 
-/// Begins to change the size of a flow table and stops at a step, as a daemon
-/// that is killed there: for tests.
+/// Begins to change the size of a flow table, or to carry connections over from
+/// an older layout, and stops at a step, as a daemon that is killed there: for
+/// tests.
 ///
 /// # Errors
 /// As [`Dataplane::open`].
-pub fn resize_until(options: &OpenOptions, until: Step) -> Result<(), DataplaneError> {
+pub fn carry_until(options: &OpenOptions, until: Step) -> Result<(), DataplaneError> {
     let _lock = options.sole.then(|| bpffs::PinsLock::take(&options.bpffs)).transpose()?;
-    let earlier = earlier_settings(&options.bpffs)?;
-    let keys = earlier.map(|settings| settings.keys).unwrap_or_default();
-    adopt(options, &keys, until).map(drop)
+    match earlier_settings(options)? {
+        Some(earlier) if earlier.abi != ABI => {
+            older::adopt(options, &earlier.keys, until).map(drop)
+        }
+        earlier => {
+            let keys = earlier.map(|settings| settings.keys).unwrap_or_default();
+            adopt(options, &keys, until).map(drop)
+        }
+    }
 }
 
 /// What the steps before know.
@@ -170,15 +190,16 @@ fn start_log(
 }
 
 /// The settings record of pinned maps; an error where they are of another
-/// layout.
-fn earlier_settings(bpffs: &Path) -> Result<Option<Settings>, DataplaneError> {
+/// layout, and not of one that is carried over.
+fn earlier_settings(options: &OpenOptions) -> Result<Option<Settings>, DataplaneError> {
+    let bpffs = &options.bpffs;
     let path = bpffs::map_path(bpffs, "SETTINGS");
     if !path.exists() {
         return Ok(None);
     }
     let doing = || format!("opening {}", path.display());
     let info = MapInfo::from_pin(&path).context(doing)?;
-    let other = |found| DataplaneError::Layout { path: bpffs.to_owned(), found, ours: ABI };
+    let other = |found| DataplaneError::Layout { path: bpffs.clone(), found, ours: ABI };
     if info.value_size() as usize != size_of::<Settings>() {
         return Err(other(0));
     }
@@ -189,7 +210,9 @@ fn earlier_settings(bpffs: &Path) -> Result<Option<Settings>, DataplaneError> {
         super::bpffs::unpin(bpffs)?;
         return Ok(None);
     }
-    if settings.abi == ABI { Ok(Some(settings)) } else { Err(other(settings.abi)) }
+    // Whoever may not change anything carries nothing over.
+    let is_ours = settings.abi == ABI || options.sole && older::is_known(settings.abi);
+    if is_ours { Ok(Some(settings)) } else { Err(other(settings.abi)) }
 }
 
 /// Buckets of a pinned flow table.
@@ -203,7 +226,7 @@ pub(super) fn buckets_of(bpffs: &Path, name: &str) -> Result<u32, DataplaneError
 }
 
 /// Buckets for so many flows, a power of two.
-fn buckets_for(flows: u32) -> u32 {
+pub(super) fn buckets_for(flows: u32) -> u32 {
     (flows.saturating_mul(WAYS_PER_FLOW) / WAYS as u32).next_power_of_two().max(2)
 }
 

@@ -14,6 +14,7 @@ mod load;
 mod mapping;
 mod object;
 mod occupied;
+mod older;
 mod overflow;
 mod probe;
 mod resize;
@@ -39,7 +40,7 @@ pub use error::DataplaneError;
 pub use fault::{FaultOrder, FaultState};
 pub use flow_table::{FlowSnapshot, FlowTable, Swept};
 pub use guard::{GuardOrder, GuardState};
-pub use load::{BENCH_OBJECT, resize_until};
+pub use load::{BENCH_OBJECT, carry_until};
 pub use resize::Step;
 pub use steer::Steering;
 

@@ -1,6 +1,6 @@
 //! The object: loaded with its maps, not yet attached by anybody.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -17,6 +17,7 @@ use super::{
     OpenOptions, bpffs,
     error::{Context as _, DataplaneError},
     load::overflow_for,
+    resize::FLOWS,
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/canary.bpf.o"));
@@ -59,7 +60,8 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// With the flow table that is pinned as `flows`, or is made there.
+    /// With the flow table that is pinned as `flows`, or is made there, and the
+    /// other maps under their names.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -69,9 +71,24 @@ impl Object {
         flows: &str,
         buckets: u32,
     ) -> Result<Self, DataplaneError> {
+        let pin_of = |name| if name == FLOWS { flows.into() } else { Cow::Borrowed(name) };
+        Self::load_as(options, keys, &pin_of, buckets)
+    }
+
+    /// With maps that are pinned, or are made, under the names that `pin_of`
+    /// gives them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub(super) fn load_as<'a>(
+        options: &OpenOptions,
+        keys: &HashKeys,
+        pin_of: &dyn Fn(&'static str) -> Cow<'a, str>,
+        buckets: u32,
+    ) -> Result<Self, DataplaneError> {
         let mask = buckets - 1;
         // Those two stay as large as they were made.
-        let pinned = |name| size_of_pinned(&options.bpffs, name);
+        let pinned = |name| size_of_pinned(&options.bpffs, &pin_of(name));
         let overflow = pinned("OVERFLOW").unwrap_or_else(|| overflow_for(buckets));
         let young = pinned("YOUNG").unwrap_or(overflow / YOUNG_SHARE);
         let young_mask = young - 1;
@@ -90,8 +107,7 @@ impl Object {
             .map_max_entries("OVERFLOW", overflow)
             .map_max_entries("YOUNG", young);
         for name in PINNED {
-            let pin = if name == "FLOWS" { flows } else { name };
-            loader.map_pin_path(name, bpffs::map_path(&options.bpffs, pin));
+            loader.map_pin_path(name, bpffs::map_path(&options.bpffs, &pin_of(name)));
         }
         let mut ebpf = loader.load(OBJECT).context(|| "loading the eBPF object")?;
         let program = load_programs(&mut ebpf)?;

@@ -6,9 +6,19 @@ use std::{
     sync::atomic::Ordering::SeqCst,
 };
 
-use canary_common::{HashKeys, OverflowMarks, Settings};
+use canary_common::{HashKeys, Hashed, OverflowMarks, Settings};
 
 use super::{FlowTable, mapping::Mapping};
+
+/// Has the program look there for a flow, after its record was put there.
+pub(super) fn mark(settings: &Mapping<Settings>, marks: &Mapping<OverflowMarks>, hash: Hashed) {
+    for half in 0..2 {
+        let first = offset_of!(OverflowMarks, words) + half * 8 * OverflowMarks::WORDS;
+        let word = marks.word(0, first + 8 * OverflowMarks::word(hash));
+        word.fetch_or(OverflowMarks::bit(hash), SeqCst);
+    }
+    settings.half_word(0, offset_of!(Settings, overflowed)).store(1, SeqCst);
+}
 
 /// Makes the marks anew from what is in the map, if anything has gone there
 /// since the map was last found empty. Whatever overflows meanwhile is marked

@@ -13,14 +13,7 @@
 //! `FLOWS_next` while no program uses it, `FLOWS_switch` from before the first
 //! link is updated until all is carried over, then `FLOWS`, by one rename.
 
-use std::{
-    collections::HashSet,
-    fs,
-    mem::offset_of,
-    path::Path,
-    sync::{Mutex, atomic::Ordering::SeqCst},
-    time::Instant,
-};
+use std::{collections::HashSet, fs, mem::offset_of, path::Path, sync::Mutex, time::Instant};
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use canary_common::{
@@ -36,6 +29,7 @@ use super::{
     load::{buckets_of, fd, flows_of},
     mapping::{Mapping, Whole},
     object::Object,
+    overflow,
 };
 
 /// The new table while flows are copied.
@@ -43,9 +37,10 @@ pub(super) const NEXT: &str = "FLOWS_next";
 /// The new table while links are updated.
 pub(super) const SWITCH: &str = "FLOWS_switch";
 pub(super) const FLOWS: &str = "FLOWS";
+pub(super) const OVERFLOW: &str = "OVERFLOW";
 /// How long ways stay out of use where nobody gives them back: a daemon that
 /// was killed in the middle. Until then new flows go to the overflow map.
-const HOLD_SECONDS: u32 = 300;
+pub(super) const HOLD_SECONDS: u32 = 300;
 
 /// How far to go: where a test has a daemon killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +85,7 @@ pub(super) fn give_up_unfinished(bpffs: &Path) -> Result<(), DataplaneError> {
     if !next.exists() {
         return Ok(());
     }
-    let table = open_table(bpffs, FLOWS)?;
+    let table = open_table(bpffs, FLOWS, OVERFLOW)?;
     table.release();
     // What was copied to the overflow map beside its record in the table.
     let mut stand = HashSet::new();
@@ -112,7 +107,7 @@ pub(super) fn is_under_way(bpffs: &Path) -> bool {
 /// # Errors
 /// [`DataplaneError::TooSmall`] with the numbers.
 pub(super) fn check_room(bpffs: &Path, buckets: u32, now: u32) -> Result<(), DataplaneError> {
-    let table = open_table(bpffs, FLOWS)?;
+    let table = open_table(bpffs, FLOWS, OVERFLOW)?;
     let mut live = 0;
     let lasting = |flow: &Flow, ctl: Ctl| {
         let state = ctl.state();
@@ -196,9 +191,10 @@ impl Move {
         let settings: Mapping<Settings> = open_mapping(bpffs, "SETTINGS", 1)?;
         let register = open_map(bpffs, "REGISTER")?;
         let register = Whole::new::<Register>(fd(&register)).context(|| "mapping REGISTER")?;
-        let overflow = bpffs::map_path(bpffs, "OVERFLOW");
+        let overflow = bpffs::map_path(bpffs, OVERFLOW);
         let overflow = MapInfo::from_pin(&overflow).context(|| "opening OVERFLOW")?;
-        let (old, new) = (open_table(bpffs, FLOWS)?, open_table(bpffs, new)?);
+        let open = |name| open_table(bpffs, name, OVERFLOW);
+        let (old, new) = (open(FLOWS)?, open(new)?);
         Ok(Self {
             old,
             new,
@@ -269,18 +265,7 @@ impl Move {
             if !is_lasting(ctl.state()) || deadline_passed(flow.deadline, now) {
                 continue;
             }
-            let is_there = self.new.find(&flow.key, &self.keys, now).is_some();
-            if !is_there && !self.new.place(&flow, &self.keys) {
-                continue;
-            }
-            // From here on the program finds it in the table. What a packet noted
-            // in the overflow map until then goes along.
-            let late = self.new.lock().get(&flow.key, 0);
-            if let (Ok(late), Some(found)) = (late, self.new.find(&flow.key, &self.keys, now)) {
-                self.new.merge(found, &late, Ctl(late.ctl), (now, self.closing(&late)));
-            }
-            // Evicted in between: it is in the table anyhow.
-            self.new.lock().remove(&flow.key).ok();
+            self.new.bring_home(&flow, &self.keys, (now, self.closing(&flow)));
         }
     }
 
@@ -290,13 +275,7 @@ impl Move {
         if self.old.lock().insert(flow.key, flow, 0).is_err() {
             return false;
         }
-        let hash = flow.key.hash(&self.keys);
-        for half in 0..2 {
-            let first = offset_of!(OverflowMarks, words) + half * 8 * OverflowMarks::WORDS;
-            let word = self.marks.word(0, first + 8 * OverflowMarks::word(hash));
-            word.fetch_or(OverflowMarks::bit(hash), SeqCst);
-        }
-        self.settings.half_word(0, offset_of!(Settings, overflowed)).store(1, SeqCst);
+        overflow::mark(&self.settings, &self.marks, flow.key.hash(&self.keys));
         true
     }
 
@@ -314,13 +293,13 @@ impl Move {
 }
 
 /// Whether a flow lasts: those that begin or end make room for others.
-const fn is_lasting(state: FlowState) -> bool {
+pub(super) const fn is_lasting(state: FlowState) -> bool {
     matches!(state, FlowState::Established | FlowState::Answered)
 }
 
 /// Until no packet is in a program that was replaced: an RCU grace period, which
 /// is what `MEMBARRIER_CMD_GLOBAL` waits for (kernel/sched/membarrier.c).
-fn wait_for_old_program() {
+pub(super) fn wait_for_old_program() {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: no pointers.
     let failed = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0;
@@ -330,12 +309,12 @@ fn wait_for_old_program() {
     }
 }
 
-fn open_map(bpffs: &Path, name: &str) -> Result<MapData, DataplaneError> {
+pub(super) fn open_map(bpffs: &Path, name: &str) -> Result<MapData, DataplaneError> {
     let path = bpffs::map_path(bpffs, name);
     MapData::from_pin(&path).context(|| format!("opening {}", path.display()))
 }
 
-fn open_mapping<T: aya::Pod>(
+pub(super) fn open_mapping<T: aya::Pod>(
     bpffs: &Path,
     name: &str,
     len: u32,
@@ -344,9 +323,18 @@ fn open_mapping<T: aya::Pod>(
     Mapping::new(fd(&map), len).context(|| format!("mapping {name} into memory"))
 }
 
-fn open_table(bpffs: &Path, name: &str) -> Result<FlowTable, DataplaneError> {
-    let overflow = Map::LruHashMap(open_map(bpffs, "OVERFLOW")?);
-    let overflow = HashMap::try_from(overflow).context(|| "opening OVERFLOW")?;
+/// A flow table that is pinned as `name`, with an overflow map that is pinned as
+/// `overflow`.
+///
+/// # Errors
+/// Where one of them is missing, or the kernel refuses.
+pub(super) fn open_table(
+    bpffs: &Path,
+    name: &str,
+    overflow: &str,
+) -> Result<FlowTable, DataplaneError> {
+    let map = Map::LruHashMap(open_map(bpffs, overflow)?);
+    let overflow = HashMap::try_from(map).context(|| format!("opening {overflow}"))?;
     Ok(FlowTable {
         table: open_mapping(bpffs, name, buckets_of(bpffs, name)?)?,
         shared_cells: open_mapping(bpffs, "SHARED_CELLS", MAX_CELLS)?,
@@ -359,6 +347,6 @@ fn rename(bpffs: &Path, from: &str, to: &str) -> Result<(), DataplaneError> {
     fs::rename(&from, &to).context(|| format!("renaming {} {}", from.display(), to.display()))
 }
 
-fn remove(path: &Path) -> Result<(), DataplaneError> {
+pub(super) fn remove(path: &Path) -> Result<(), DataplaneError> {
     fs::remove_file(path).context(|| format!("removing {}", path.display()))
 }

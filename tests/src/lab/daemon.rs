@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Daemon {
     process: Option<Process>,
-    binary: PathBuf,
+    /// Which canary it is.
+    pub binary: PathBuf,
     pub config: PathBuf,
     pub socket: PathBuf,
     pub log: PathBuf,

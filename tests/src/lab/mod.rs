@@ -16,6 +16,7 @@ mod nginx;
 mod owner;
 mod server;
 mod stage;
+mod traffic;
 
 use std::{
     fs,
@@ -37,6 +38,7 @@ pub use machine::Machine;
 pub use nginx::{Behaviour, Nginx};
 pub use server::Server;
 pub use stage::{Stage, address, all_answered, answered, find};
+pub use traffic::{Traffic, TrafficReport};
 
 use crate::netns::ip;
 use owner::Claim;

@@ -1,11 +1,11 @@
 //! A lab with servers, a daemon and a canary: where end-to-end tests play.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use canary::api::types::{BackendStatus, Status};
 
-use super::{Daemon, Lab, LoadReport, Nginx, Outcome, config};
+use super::{Daemon, Lab, LoadReport, Nginx, Outcome, VIP_V4, at, config, fetch, wait_for};
 
 /// A lab with servers and a daemon. Dropped front to back.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ impl Stage {
     /// # Errors
     /// As [`Stage::new`].
     pub fn in_lab(lab: Lab, top: &str, extra: &str) -> Result<Self> {
-        let servers = ["s1", "s2", "c1"].map(|host| Nginx::start(&lab, host));
-        let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
+        let servers = Self::servers(&lab)?;
         let daemon = Daemon::start(&lab, &config(&lab, top, extra))?;
         let mode = if top.contains("generic") { "generic" } else { "native" };
         let attached = daemon.status()?.data_plane.attached;
@@ -39,6 +38,29 @@ impl Stage {
             "not {mode}: {attached:?}"
         );
         Ok(Self { daemon, servers, lab: Arc::new(lab) })
+    }
+
+    /// The same with another canary's binary than the one that was built here:
+    /// its command line is all that is used of it.
+    ///
+    /// # Errors
+    /// Where something of it does not come up.
+    pub fn of_older(lab: Lab, binary: &Path, top: &str) -> Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let servers = Self::servers(&lab)?;
+        let mut daemon = Daemon::prepare(&lab, &config(&lab, top, ""))?;
+        binary.clone_into(&mut daemon.binary);
+        daemon.launch(&lab)?;
+        let answers = || {
+            daemon.cli(&["status"]).is_ok_and(|status| !status.contains("warning"))
+                && matches!(at(&lab, "client", || fetch(address(VIP_V4))), Ok(Outcome::Answered(_)))
+        };
+        wait_for("the older daemon", PATIENCE, answers).with_context(|| daemon.said())?;
+        Ok(Self { daemon, servers, lab: Arc::new(lab) })
+    }
+
+    fn servers(lab: &Lab) -> Result<Vec<Nginx>> {
+        ["s1", "s2", "c1"].into_iter().map(|host| Nginx::start(lab, host)).collect()
     }
 
     /// Takes everything down; nothing may be left.
