@@ -11,7 +11,6 @@ use canary_common::{FlowFlags, FlowKey, FlowState, PROTO_TCP, PROTO_UDP, Reason,
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
 };
 
 use crate::{
