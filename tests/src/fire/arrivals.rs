@@ -32,8 +32,9 @@ pub struct Arrivals {
 /// One that was tried.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When its client began.
+    /// When its client began, and when it was answered or gave up.
     pub at: Instant,
+    pub ended: Instant,
     /// Or why it was not answered.
     pub came: Result<Came, String>,
 }
@@ -101,7 +102,7 @@ async fn arrive(to: SocketAddr, per_second: u32, stop: &AtomicBool) -> Result<Ve
             let at = Instant::now();
             let came = tokio::time::timeout(PATIENCE, come(to)).await;
             let came = came.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            Arrival { at, came: came.map_err(|error| error.to_string()) }
+            Arrival { at, ended: Instant::now(), came: came.map_err(|error| error.to_string()) }
         });
     }
     let mut arrivals = Vec::new();
