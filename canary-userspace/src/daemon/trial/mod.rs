@@ -145,6 +145,8 @@ impl Daemon {
         service: &config::Service,
         event: &Event,
     ) -> Result<(), rollout::Refusal> {
+        // Before the first tick a daemon may stand still, too.
+        self.trial(&service.name).last_tick.get_or_insert_with(Instant::now);
         let (plan, fingerprint) = plan_of(service, self.is_promoted(&service.name));
         let plan = rollout::Plan { rollout: &plan, fingerprint };
         let guard = self.guard_state(service);
