@@ -76,14 +76,7 @@ fn what_cannot_be_carried_over_is_refused() {
         let traffic = Traffic::start(&bed, 70, 50)?;
         bed.daemon.kill();
         layout3::make(&bed.lab.bpffs())?;
-        let pins = |bed: &Stage| -> Result<Vec<String>> {
-            let entries = fs::read_dir(bed.lab.bpffs())?;
-            let mut names: Vec<_> =
-                entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
-            names.sort();
-            Ok(names)
-        };
-        let before = pins(&bed)?;
+        let before = bed.lab.pins()?;
         let refused = |flows| begin(&bed, flows, Step::Done).err().map(|e| format!("{e:#}"));
         let said = refused(64).context("64 flows are not refused")?;
         ensure!(said.contains("asks room for (64)"), "{said}");
@@ -93,7 +86,7 @@ fn what_cannot_be_carried_over_is_refused() {
             ensure!(said.contains(&format!("maps of layout {layout}, this canary")), "{said}");
             ensure!(said.contains("canary detach --drain"), "{said}");
         }
-        ensure!(pins(&bed)? == before, "pins: {:?}, before {before:?}", pins(&bed)?);
+        ensure!(bed.lab.pins()? == before, "pins: {:?}, before {before:?}", bed.lab.pins()?);
         layout3::relabel(&bed.lab.bpffs(), 3)?;
         bed.daemon.restart(&bed.lab)?;
         is_done(&bed)?;

@@ -359,6 +359,18 @@ impl Lab {
         self.site.bpffs()
     }
 
+    /// What is pinned there, in order.
+    ///
+    /// # Errors
+    /// Where there is no such directory.
+    pub fn pins(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.bpffs())?;
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Ends all processes in the namespaces, and removes these, pins and files.
     pub fn remove(&self) {
         self.site.clear();
