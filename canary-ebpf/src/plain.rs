@@ -1,7 +1,7 @@
 //! Most packets: ordinary segments of established flows, datagrams, what is not
-//! ours, and what opens a connection. They are taken to their end here, in one piece and
-//! next to without a call. Whatever is not so plain is left as it is, for
-//! [`crate::path`]: it decides by the same functions, and would come to the
+//! ours, and what opens a connection. They are taken to their end here, in one
+//! piece and next to without a call. Whatever is not so plain is left as it is,
+//! for [`crate::path`]: it decides by the same functions, and would come to the
 //! same with these.
 
 use core::mem::offset_of;
@@ -245,7 +245,8 @@ fn from_backend(
     Some(Verdict { action, reason: Reason::Reply })
 }
 
-/// Takes the flow along with a segment or datagram that changes nothing of its state.
+/// Takes the flow along with a segment that changes nothing of its state, or a
+/// datagram.
 #[inline(always)]
 fn carry(
     packet: &Packet,

@@ -98,11 +98,7 @@ impl Daemon {
         for service in &self.config.services {
             let backends = service.stable.iter().chain(&service.canary).map(|b| b.address);
             let connections = self.books.connections(&service.name, backends, &counts);
-            let trial = match self.trials.get_mut(&service.name) {
-                Some(trial) => trial,
-                None => self.trials.entry(service.name.clone()).or_default(),
-            };
-            trial.rate.add(now, connections);
+            self.trials.entry(service.name.clone()).or_default().rate.add(now, connections);
         }
         Ok(())
     }

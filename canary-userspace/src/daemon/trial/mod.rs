@@ -78,10 +78,7 @@ impl Daemon {
             trial.judgement = None;
         }
         let is_under_way = |service: &&config::Service| under_way.contains(&service.name);
-        let services: Vec<_> = match under_way.is_empty() {
-            true => Vec::new(),
-            false => self.config.services.iter().filter(is_under_way).cloned().collect(),
-        };
+        let services: Vec<_> = self.config.services.iter().filter(is_under_way).cloned().collect();
         for service in services {
             if self.stage(&service.name) == Stage::Idle {
                 self.watch_by_hand(&service)?;
