@@ -218,6 +218,8 @@ fn take_along(
         if pin.commit(&before, &next) {
             if let Some(timeout) = renewed_timeout(next.state, &service.timeouts) {
                 pin.extend(timeout, now);
+            } else if (before.flags ^ next.flags) & FlowFlags::ANSWERED != 0 {
+                pin.restart(service.timeouts.half_open, now);
             }
             return Ok(told);
         }
@@ -229,7 +231,9 @@ fn take_along(
 }
 
 /// How long the flow lives on after this packet; `None` leaves its time as it
-/// is: a handshake's time runs from its first SYN.
+/// is. A handshake's runs from its first SYN, so that what a flood sends again
+/// holds no record, and once more from its first answer: where a SYN was lost,
+/// that comes late, and the ACK that follows it must find the pin.
 #[inline(always)]
 fn renewed_timeout(state: FlowState, timeouts: &Timeouts) -> Option<u32> {
     match state {

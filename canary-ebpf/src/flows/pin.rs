@@ -113,6 +113,14 @@ impl Pin {
         }
     }
 
+    /// Has the flow's time begin now, to the jiffy: a handshake may have no more
+    /// than a second.
+    #[inline(always)]
+    pub fn restart(&self, timeout: u32, now: u32) {
+        // SAFETY: a live map value.
+        unsafe { atomic::store(&raw mut (*self.flow).deadline, now.wrapping_add(timeout)) };
+    }
+
     /// Whether the client's packets still come from where replies go.
     #[inline(always)]
     pub fn comes_by(&self, frame: &Header<{ EthHdr::LEN }>, ingress: u32) -> bool {

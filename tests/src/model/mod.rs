@@ -238,9 +238,10 @@ impl Model {
     }
 
     /// Each packet gives a flow its state's time again; a half-open one's runs
-    /// from its first packet.
-    fn renew(&self, flow: &mut Flow) {
-        if flow.connection.state != FlowState::HalfOpen {
+    /// from its first packet, and again from its first answer.
+    fn renew(&self, flow: &mut Flow, before: &Connection) {
+        let answered = (before.flags ^ flow.connection.flags) & FlowFlags::ANSWERED != 0;
+        if flow.connection.state != FlowState::HalfOpen || answered {
             flow.deadline = self.now + i64::from(timeout(flow.connection.state, &TIMEOUTS));
         }
     }
