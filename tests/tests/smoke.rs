@@ -60,7 +60,7 @@ fn play() -> Result<()> {
         daemon.cli(&["weight", service, "50%"])?;
         let by = answers(&lab, vip)?;
         ensure!(by.len() == 3, "{service}: not all of s1, s2 and c1 answered: {by:?}");
-        let every = Duration::from_millis(200);
+        let every = Duration::from_millis(500);
         held.push(Holders::start(&lab, vip, HELD, every)?);
     }
     // New connections go to stable only, old ones stay; without a daemon too.

@@ -13,8 +13,8 @@ use canary::api::{client::Client, types::Status};
 use super::{Lab, Process, VIP_V4, VIP_V6, wait_for};
 
 /// Until it answers: the verifier's walk takes a minute where the machine is
-/// emulated.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// emulated, and more than two beside connections that ask all the while.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The daemon of a lab.
 #[derive(Debug)]

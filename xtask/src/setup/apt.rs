@@ -1,6 +1,8 @@
 //! Debian's packages.
 
-use anyhow::{Context as _, Result};
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
 
 use crate::process::{command, output, privileged, run};
 
@@ -63,6 +65,39 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
     })
 }
 
+/// Unpacks a package below a directory, with whatever it depends on and this
+/// machine has not. Nothing is installed, and root is not needed.
+///
+/// # Errors
+/// Where apt knows no such package, or can't fetch all of it.
+pub(crate) fn unpack(package: &str, directory: &Path) -> Result<()> {
+    let archives = directory.join("archives");
+    fs::create_dir_all(&archives)?;
+    let mut plan = command("apt-get");
+    plan.env("LC_ALL", "C").args(["install", "--simulate", "--no-install-recommends", package]);
+    let needed = parse_new(&output(&mut plan)?);
+    ensure!(!needed.is_empty(), "apt has nothing to unpack for {package}");
+    // The user that apt fetches as may not write here.
+    let sandbox = ["-qq", "-o", "APT::Sandbox::User=root", "download"];
+    let mut download = command("apt-get");
+    run(download.args(sandbox).args(needed).current_dir(&archives))?;
+    for archive in fs::read_dir(&archives)? {
+        run(command("dpkg").arg("-x").arg(archive?.path()).arg(directory))?;
+    }
+    fs::remove_dir_all(archives).context("removing what was unpacked")
+}
+
+/// `PACKAGE=VERSION` of each that a simulation would install; those that are
+/// there in another version stay as they are.
+fn parse_new(simulation: &str) -> Vec<String> {
+    let lines = simulation.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+        let version = rest.split_whitespace().next()?;
+        (!name.contains(' ')).then(|| format!("{name}={version}"))
+    });
+    lines.collect()
+}
+
 /// The version that would be installed, or none.
 pub(crate) fn candidate(package: &str) -> Option<String> {
     // Without a language of its own, the word looked for is always there.
@@ -83,7 +118,7 @@ pub(crate) fn is_installed(package: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_candidate;
+    use super::{parse_candidate, parse_new};
 
     #[test]
     fn a_candidate_is_a_version() {
@@ -97,5 +132,14 @@ mod tests {
         assert_eq!(parse_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);
         // apt-cache says nothing at all of a package it never heard of.
         assert_eq!(parse_candidate(""), None);
+    }
+    #[test]
+    fn what_is_there_is_not_unpacked() {
+        let text = "Reading package lists...\nRemv qemu-utils [1:10.0]\n\
+                    Inst seabios (1.16.2-1 Debian:12.15/oldstable [all])\n\
+                    Inst libc6 [2.36-8] (2.36-9 Debian:12.15/oldstable [amd64])\n\
+                    Inst qemu (1:7.2+b3 Debian:12.15/oldstable, Debian-Security:12 [amd64]) []\n\
+                    Conf seabios (1.16.2-1 Debian:12.15/oldstable [all])\n";
+        assert_eq!(parse_new(text), ["seabios=1.16.2-1", "qemu=1:7.2+b3"]);
     }
 }

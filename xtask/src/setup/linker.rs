@@ -23,7 +23,7 @@ fn runs(linker: &Path) -> bool {
     linker.exists() && output(std::process::Command::new(linker).arg("--version")).is_ok()
 }
 
-fn tools_dir() -> PathBuf {
+pub(super) fn tools_dir() -> PathBuf {
     workspace().join(".tools")
 }
 

@@ -4,6 +4,7 @@ mod apt;
 mod distro;
 mod kernel;
 mod linker;
+pub(crate) mod qemu;
 mod toolchain;
 mod tools;
 
@@ -57,7 +58,15 @@ pub(crate) fn for_bench() -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub(crate) fn for_vm() -> Result<()> {
-    with(&tools::VM)
+    with(&tools::VM)?;
+    if qemu::find().is_some() {
+        return Ok(());
+    }
+    let distro = Distro::read();
+    if !distro.is_debian() {
+        bail!(advice(&distro, &[&tools::QEMU], false, false));
+    }
+    qemu::unpack()
 }
 
 fn with(tools: &'static [Tool]) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::process::find_program;
 #[derive(Debug)]
 pub(crate) struct Tool {
     /// The names it goes by; one of them is enough.
-    programs: &'static [&'static str],
+    pub(crate) programs: &'static [&'static str],
     /// Debian's package.
     pub(crate) package: &'static str,
     /// How to get it where Debian's packages are not to be had.
@@ -72,17 +72,19 @@ pub(crate) const BENCH: [Tool; 1] =
     [Tool::new(&["haproxy"], "haproxy", "package haproxy", "a rival of the benchmark")];
 
 /// What the virtual machines take besides.
-pub(crate) const VM: [Tool; 4] = [
-    Tool::new(
-        &["qemu-system-x86_64"],
-        "qemu-system-x86",
-        "package qemu-system-x86, or qemu",
-        "virtual machines",
-    ),
+pub(crate) const VM: [Tool; 3] = [
     Tool::new(&["dpkg"], "dpkg", "package dpkg", "unpacking Debian's kernels"),
     Tool::new(&["xz"], "xz-utils", "package xz-utils, or xz", "unpacking kernels' modules"),
     Tool::new(&["strip"], "binutils", "package binutils", "small guests"),
 ];
+
+/// What they run on.
+pub(crate) const QEMU: Tool = Tool::new(
+    &["qemu-system-x86_64"],
+    "qemu-system-x86",
+    "package qemu-system-x86, or qemu",
+    "virtual machines",
+);
 
 /// The tools that are not on this machine.
 pub(crate) fn missing() -> Vec<&'static Tool> {

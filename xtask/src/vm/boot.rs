@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{initramfs::Files, judge::End, kernel::Kernel};
-use crate::process::command;
+use crate::setup::qemu;
 
 /// Mebibytes: the flow table of the packet table's largest case is one of them.
 const MEMORY: &str = "2048";
@@ -73,7 +73,7 @@ impl Machine<'_> {
         show: &dyn Fn(&str),
     ) -> Result<(String, End)> {
         let initramfs = self.files.initramfs(kernel)?;
-        let mut qemu = command("qemu-system-x86_64");
+        let mut qemu = qemu::find().context("QEMU is gone since set-up")?.command();
         qemu.args(["-machine", &format!("accel={}", self.accelerator.argument())])
             .args(["-cpu", "max", "-m", MEMORY, "-smp", "1"])
             .args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
