@@ -19,7 +19,7 @@ use crate::{
     pick,
     rewrite::{End, Translation, rewrite},
     signals,
-    tcp::Segment,
+    tcp::{By, Segment},
 };
 
 /// How a packet leaves: an XDP action, and why. An `Err` of the functions
@@ -218,7 +218,7 @@ fn take_along(
         if pin.commit(&before, &next) {
             if let Some(timeout) = renewed_timeout(next.state, &service.timeouts) {
                 pin.extend(timeout, now);
-            } else if (before.flags ^ next.flags) & FlowFlags::ANSWERED != 0 {
+            } else if matches!(segment.by, By::Backend) {
                 pin.restart(service.timeouts.half_open, now);
             }
             return Ok(told);
@@ -231,9 +231,9 @@ fn take_along(
 }
 
 /// How long the flow lives on after this packet; `None` leaves its time as it
-/// is. A handshake's runs from its first SYN, so that what a flood sends again
-/// holds no record, and once more from its first answer: where a SYN was lost,
-/// that comes late, and the ACK that follows it must find the pin.
+/// is. A handshake's runs from its first SYN, so that one nobody answers is over
+/// however often it is sent again, and anew from each answer: where packets were
+/// lost that comes late, and the ACK that follows it must find the pin.
 #[inline(always)]
 fn renewed_timeout(state: FlowState, timeouts: &Timeouts) -> Option<u32> {
     match state {

@@ -1,6 +1,8 @@
 //! Under fire, the short versions; `cargo xtask fire` runs the long ones.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Duration;
+
 use anyhow::Result;
 use canary_tests::fire::{self, FloodPlan, Plan, Row, Silence, SoakPlan};
 
@@ -48,6 +50,12 @@ fn a_daemon_that_stands_gives_the_canary_no_more() {
 #[test]
 fn a_silent_host_costs_its_own_connections_alone() {
     let body = || all_fine(&fire::silent(&[Silence::CHECKED])?);
+    body().unwrap();
+}
+
+#[test]
+fn what_is_sent_again_finds_its_server() {
+    let body = || all_fine(&fire::lossy(Duration::from_secs(20))?);
     body().unwrap();
 }
 

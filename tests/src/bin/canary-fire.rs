@@ -4,7 +4,7 @@
 //! `cargo run --release -p canary-tests --bin canary-fire`.
 #![allow(clippy::print_stdout, reason = "its output is for people")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use canary_tests::fire::{self, FloodPlan, Plan, Row, Silence, SoakPlan};
@@ -18,7 +18,7 @@ restarts: 2,000 keep-alive connections through whatever is done to the daemon.
 floods: 10 million SYNs, ACKs and datagrams of as many senders, against 100,000
 established connections. faults: tables, ring and disk full, state read-only, no
 bpffs, no BTF, little memory to lock, another clock, a daemon that stands, a
-backend's host that falls silent. soak: N minutes (30 by default) of faults by
+backend's host that falls silent, a link that loses packets. soak: N minutes (30 by default) of faults by
 chance; the seed names them. All of them by default; --short as CI does them.
 Prints Markdown, and writes the same to FILE. Exit code 1: a connection was cut
 or moved.";
@@ -58,6 +58,7 @@ impl Part {
                 let all = [fire::full, fire::disks, fire::surroundings, fire::suspended];
                 let mut rows = all.into_iter().map(|fault| fault()).collect::<Result<Vec<_>>>()?;
                 rows.push(fire::silent(&[Silence::CHECKED, Silence::NOTICED])?);
+                rows.push(fire::lossy(Duration::from_secs(60))?);
                 Ok(rows.concat())
             }
             (Self::Soak, false) => fire::soak(&SoakPlan::of_minutes(how.minutes, how.seed)),

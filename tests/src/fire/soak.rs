@@ -43,9 +43,9 @@ impl SoakPlan {
     }
 }
 
-/// Short, so that what is over is soon forgotten. No rollback: the canary is one
+/// What is closed is soon forgotten. No rollback: the canary is one
 /// server, which a flood overloads before stable's, and rightly so is it judged.
-const SERVICE: &str = "timeouts = { half_open = \"2s\", closing = \"2s\" }\n\
+const SERVICE: &str = "timeouts = { closing = \"2s\" }\n\
                        rollback = { enabled = false }";
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -238,10 +238,9 @@ impl Model {
     }
 
     /// Each packet gives a flow its state's time again; a half-open one's runs
-    /// from its first packet, and again from its first answer.
-    fn renew(&self, flow: &mut Flow, before: &Connection) {
-        let answered = (before.flags ^ flow.connection.flags) & FlowFlags::ANSWERED != 0;
-        if flow.connection.state != FlowState::HalfOpen || answered {
+    /// from its first packet, and anew from each of its backend's.
+    fn renew(&self, flow: &mut Flow, by_backend: bool) {
+        if flow.connection.state != FlowState::HalfOpen || by_backend {
             flow.deadline = self.now + i64::from(timeout(flow.connection.state, &TIMEOUTS));
         }
     }

@@ -251,9 +251,8 @@ impl Model {
             if flow.connection.state == FlowState::Closing && !was_reset {
                 return Ordered::GoesOn;
             }
-            let before = flow.connection;
             flow.connection.cut_by_order();
-            self.renew(&mut flow, &before);
+            self.renew(&mut flow, false);
             self.flows.insert(*key, flow);
             return answer();
         }
@@ -261,7 +260,6 @@ impl Model {
         let Some(kind) = kind.filter(|_| flow.connection.flags & FlowFlags::FAULTED != 0) else {
             return Ordered::GoesOn;
         };
-        let before = flow.connection;
         let mut counted = Vec::new();
         if !born {
             match flow.connection.client(segment) {
@@ -291,7 +289,7 @@ impl Model {
         if let Some(drill) = &mut self.orders_of(key).drill {
             drill.faulted += u64::from(first);
         }
-        self.renew(&mut flow, &before);
+        self.renew(&mut flow, false);
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
         match dropped {

@@ -176,7 +176,6 @@ impl Model {
             Ordered::Opens => return self.open(bytes, packet, key, pin),
             Ordered::GoesOn => {}
         }
-        let before = flow.connection;
         let counted = match &packet.tcp {
             None => {
                 flow.connection.waits |= flow.connection.signals & Signals::LATENCY != 0;
@@ -188,7 +187,7 @@ impl Model {
             },
         };
         let (action, expected) = self.forward(bytes, packet, key, (flow.backend, flow.cell))?;
-        self.renew(&mut flow, &before);
+        self.renew(&mut flow, false);
         // Others may have made room for another by the time it is written.
         let lasts = matches!(flow.connection.state, FlowState::Established | FlowState::Answered);
         if lasts && flow.reply_macs[0] != mac(bytes, 6) {
@@ -337,7 +336,6 @@ impl Model {
         let failing = self.failing(bytes, packet, key);
         let (bytes, packet) = failing.as_ref().map_or((bytes, packet), |(b, p)| (b, p));
         let mut flow = self.flows[key];
-        let before = flow.connection;
         let counted = match &packet.tcp {
             Some(segment) => flow.connection.backend(segment),
             None => {
@@ -347,7 +345,7 @@ impl Model {
                 first.then_some("established").into_iter().chain(waited).collect()
             }
         };
-        self.renew(&mut flow, &before);
+        self.renew(&mut flow, true);
         self.flows.insert(*key, flow);
         self.count(flow.cell, &counted);
         self.add(flow.cell, "packets_out", 1);
