@@ -360,6 +360,51 @@ fn a_daemon_killed_at_each_transition_carries_on() {
     body().unwrap();
 }
 
+/// By then a rollback has cut a generation, and later the tracks are the other
+/// way round than in the file: the kernel's maps know both.
+#[test]
+fn a_lost_state_file_cuts_nobody_and_swaps_nothing() {
+    let body = || {
+        let steps = STEPS.replacen("{ ", "{ on_rollback = \"reset\", ", 1);
+        let mut stage = Stage::new("lost", "", &steps)?;
+        let file = stage.lab.directory.join("state/state.json");
+        stage.daemon.cli(&["rollout", "start", "web"])?;
+        wait_for_phase(&stage, &["baking"], MINUTE)?;
+        stage.daemon.cli(&["rollout", "abort", "web"])?;
+        stage.daemon.cli(&["weight", "web", "50%"])?;
+        let held = Holders::start(&stage.lab, address(VIP_V4), 40, OFTEN)?;
+        std::thread::sleep(2 * OFTEN);
+        stage.daemon.kill();
+        fs::remove_file(&file)?;
+        stage.daemon.restart(&stage.lab)?;
+        std::thread::sleep(5 * OFTEN);
+        let report = held.stop()?;
+        ensure!(report.on.get("c1").is_some_and(|held| *held >= 5), "{report:?}");
+        ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
+        let said = stage.daemon.said();
+        ensure!(said.contains("not what it wrote down"), "{said}");
+        let before = service(&stage, "web")?;
+        ensure!((before.split.configured - 0.5).abs() < 1e-9, "{before:?}");
+        stage.daemon.cli(&["weight", "web", "0%"])?;
+        // Torn this time.
+        stage.daemon.cli(&["rollout", "start", "web"])?;
+        let load = Load::start(&stage.lab, address(VIP_V4), 500, u64::MAX);
+        let done = wait_for_phase(&stage, &["draining", "complete"], MINUTE)?;
+        ensure!(done.promoted, "{done:?}");
+        stage.daemon.kill();
+        fs::write(&file, "{\"services\": {")?;
+        stage.daemon.restart(&stage.lab)?;
+        let after = service(&stage, "web")?;
+        ensure!(addresses(&after, "stable") == addresses(&before, "canary"), "{after:?}");
+        let report = load.stop()?;
+        all_answered(&report, total(&report))?;
+        let report = Load::start(&stage.lab, address(VIP_V4), 2000, 200).finish()?;
+        ensure!(all_answered(&report, 200)? == 200, "{report:?}");
+        stage.end()
+    };
+    body().unwrap();
+}
+
 #[test]
 fn beta_testers_go_first() {
     let body = || {

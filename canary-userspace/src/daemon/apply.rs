@@ -133,8 +133,7 @@ impl Daemon {
             if only.is_some_and(|name| service.name != name) {
                 continue;
             }
-            let protocol = plan::protocol_number(service.protocol);
-            let number = self.observed.service_number(service.listen, protocol);
+            let number = self.observed.service_of(service);
             let record = number.and_then(|number| self.observed.services.get(&number));
             let (Some(number), Some(record), Some(runtime)) =
                 (number, record, self.runtime.get_mut(&service.name))
@@ -161,10 +160,7 @@ impl Daemon {
             if only.is_some_and(|name| service.name != name) {
                 continue;
             }
-            let protocol = plan::protocol_number(service.protocol);
-            let Some(number) = self.observed.service_number(service.listen, protocol) else {
-                continue;
-            };
+            let Some(number) = self.observed.service_of(service) else { continue };
             for backend in service.stable.iter().chain(&service.canary) {
                 let key = (service.name.clone(), backend.address);
                 let found = self.observed.backend_number(number, backend.address);

@@ -11,6 +11,7 @@ mod journal;
 mod leave;
 mod ledger;
 mod notify;
+mod past;
 mod promotion;
 mod reload;
 mod requests;

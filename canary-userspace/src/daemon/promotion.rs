@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use canary_common::BackendFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::config;
+use crate::{config, plan::Observed};
 
 /// The tracks of the configuration when its canary became stable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,23 @@ impl Promoted {
     /// `service` as the file has it.
     pub(super) fn of(service: &config::Service) -> Self {
         Self { stable: addresses(&service.stable), canary: addresses(&service.canary) }
+    }
+
+    /// By the maps of an earlier daemon, which wrote nothing down: whether they
+    /// have the tracks the other way round than the file.
+    pub(super) fn met(service: &config::Service, observed: &Observed) -> Option<Self> {
+        let number = observed.service_of(service)?;
+        let is_canary = |backend: &config::Backend| {
+            let record =
+                observed.backends.get(&observed.backend_number(number, backend.address)?)?;
+            Some(record.flags & BackendFlags::CANARY != 0)
+        };
+        let all_are = |backends: &[config::Backend], canary| {
+            !backends.is_empty()
+                && backends.iter().all(|backend| is_canary(backend) == Some(canary))
+        };
+        let swapped = all_are(&service.stable, true) && all_are(&service.canary, false);
+        swapped.then(|| Self::of(service))
     }
 
     pub(super) fn standing(&self, service: &config::Service) -> Standing {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use canary_common::{Backend, Split, Track, WeightTable};
+use canary_common::{Backend, Split, Track};
 
 use super::{
     books::Books,
@@ -16,9 +16,10 @@ use super::{
     health::Health,
     interfaces::Away,
     ledger::Ledger,
-    promotion::{self, Promoted, Standing},
+    past::Past,
+    promotion::Promoted,
     scan::{Pins, Scan},
-    store::{self, Saved, SavedService, SavedTrial, Store},
+    store::{Saved, SavedService, SavedTrial, Store},
     trial::{Inbox, Steered, Trial},
 };
 use crate::{
@@ -142,17 +143,11 @@ impl Daemon {
         let (mut plane, mut observed) = Dataplane::open(&options)?;
         let ring = plane.take_events().context("the program has no ring of events")?;
         let followers = Followers::new(ring, plane.keys()).context("reading events")?;
-        let (saved, damaged) = match store.load() {
-            store::Found::Nothing => (Saved::default(), false),
-            store::Found::Saved(saved) => (saved, false),
-            store::Found::Damaged(why) => {
-                tracing::warn!("the saved state cannot be read ({why}); no canary gets new flows");
-                (Saved::default(), true)
-            }
-        };
-        let promoted = as_promoted(&mut config, &saved, plane.adopted())?;
+        let past = Past::find(&store, plane.adopted());
+        let promoted = past.promoted(&mut config, &observed)?;
         // Cells are of the maps: with new maps there are none.
-        let books = if plane.adopted() { Books::restore(&saved.books) } else { Books::default() };
+        let books =
+            if plane.adopted() { Books::restore(&past.saved.books) } else { Books::default() };
         observed.cells = books.cells();
         observed.cells.extend(observed.backends.values().flat_map(Backend::current_cells));
         if plane.adopted() {
@@ -189,8 +184,8 @@ impl Daemon {
             leaving: None,
             config,
         };
-        daemon.recall(&saved, damaged, &promoted);
-        daemon.recall_health(&saved.health);
+        daemon.runtime = past.runtimes(&daemon.config, &daemon.observed, &promoted);
+        daemon.recall_health(&past.saved.health);
         daemon.follow_health();
         let away = daemon.store.away();
         daemon.resolve_first().await;
@@ -217,51 +212,6 @@ impl Daemon {
             && let Err(error) = plane.remove_all()
         {
             tracing::warn!("{error}");
-        }
-    }
-
-    /// Splits and drains as they were. What the maps hold counts most: it is
-    /// what traffic meets.
-    fn recall(&mut self, saved: &Saved, damaged: bool, promoted: &BTreeMap<String, Promoted>) {
-        let adopted = self.plane.as_ref().is_some_and(Dataplane::adopted);
-        for service in &self.config.services {
-            let in_force = self
-                .observed
-                .service_number(service.listen, plan::protocol_number(service.protocol))
-                .and_then(|number| self.observed.services.get(&number))
-                .map(|record| WeightTable::unpack(record.weights).split);
-            let earlier = saved.services.get(&service.name);
-            let configured = || Split::from_fraction(service.weight).unwrap_or(Split::NONE);
-            let rewritten = earlier.is_some_and(|e| e.file_weight != service.weight);
-            let split = match (in_force, earlier) {
-                _ if service.canary.is_empty() => Split::NONE,
-                // The file says something new since it was last read.
-                _ if rewritten => configured(),
-                // It was not the operator, nor a rollout, who set that.
-                (Some(Split::NONE), Some(earlier)) if earlier.withheld => {
-                    Split::from_parts(earlier.split)
-                }
-                (Some(split), _) => split,
-                (None, Some(earlier)) => Split::from_parts(earlier.split),
-                (None, None) if damaged => Split::NONE,
-                (None, None) => configured(),
-            };
-            let mut drained = earlier.map(|e| e.drained.clone()).unwrap_or_default();
-            let all = || service.stable.iter().chain(&service.canary);
-            drained.retain(|address| all().any(|backend| backend.address == *address));
-            let why = earlier.and_then(|e| e.rolled_back.clone());
-            let runtime = Runtime {
-                split,
-                drained,
-                file_weight: service.weight,
-                rolled_back: why.filter(|_| !rewritten),
-                rollbacks: earlier.map_or(0, |e| e.rollbacks),
-                promoted: promoted.get(&service.name).cloned(),
-                ledger: earlier
-                    .map_or_else(Ledger::default, |e| Ledger::restore(&e.ledger, adopted)),
-                ..earlier.map_or_else(Runtime::default, |e| e.trial.runtime())
-            };
-            self.runtime.insert(service.name.clone(), runtime);
         }
     }
 
@@ -327,42 +277,6 @@ impl Daemon {
             self.save();
         }
     }
-}
-
-/// Swaps the tracks of services whose canary was promoted, as long as the file
-/// does not say it itself; which they are.
-///
-/// # Errors
-/// A file that names neither, while the kernel still sends traffic to that
-/// version. Without that the file is all there is.
-fn as_promoted(
-    config: &mut Config,
-    saved: &Saved,
-    carries_traffic: bool,
-) -> Result<BTreeMap<String, Promoted>> {
-    let mut all = BTreeMap::new();
-    for service in &mut config.services {
-        let earlier = saved.services.get(&service.name);
-        let Some(promoted) = earlier.and_then(|e| e.promoted.clone()) else { continue };
-        match promoted.standing(service) {
-            Standing::Followed => {}
-            Standing::Swapped => {
-                promotion::swap(service);
-                all.insert(service.name.clone(), promoted);
-            }
-            Standing::Contradicts => {
-                let words = format!(
-                    "{}: its canary was promoted and serves now, but the configuration calls \
-                     other backends stable; write stable = [{}] (traffic goes on meanwhile)",
-                    service.name,
-                    promoted.new_stable()
-                );
-                anyhow::ensure!(!carries_traffic, words);
-                tracing::warn!("{words}");
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// A track's backends.

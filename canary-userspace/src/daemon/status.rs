@@ -21,7 +21,6 @@ use crate::{
         },
     },
     config, metrics,
-    plan::protocol_number,
     rollout::Stage,
 };
 
@@ -209,7 +208,7 @@ impl Daemon {
     }
 
     pub(super) fn service_number(&self, service: &config::Service) -> Option<u16> {
-        self.observed.service_number(service.listen, protocol_number(service.protocol))
+        self.observed.service_of(service)
     }
 
     pub(super) fn backend_number(

@@ -106,3 +106,13 @@ impl DesiredService {
         }
     }
 }
+
+/// The number whose [`DesiredService::record_generation`] this is: for whoever
+/// finds a record, and nothing written down of it.
+#[must_use]
+pub const fn generation_of(record: u8) -> u8 {
+    match record {
+        0 | 1 => FlowFlags::GENERATIONS as u8,
+        number => number - 1,
+    }
+}

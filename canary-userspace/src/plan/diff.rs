@@ -115,7 +115,7 @@ fn known(desired: &Desired, observed: &Observed) -> Option<(Numbers, Sharing)> {
     let (mut numbers, mut sharing) = (Numbers::default(), Sharing::new());
     for service in &desired.services {
         let protocol = protocol_number(service.config.protocol);
-        let number = observed.service_number(service.config.listen, protocol)?;
+        let number = observed.service_of(&service.config)?;
         let record = observed.services.get(&number)?;
         let named = WeightTable::unpack(record.weights).tables;
         if named.iter().any(|table| *table != 0 && !observed.tables.contains_key(table)) {
@@ -146,8 +146,7 @@ fn named_tables(observed: &Observed) -> BTreeSet<u16> {
 fn assign(desired: &Desired, after: &mut Observed) -> Result<Numbers, Full> {
     let mut numbers = Numbers::default();
     for service in &desired.services {
-        let protocol = protocol_number(service.config.protocol);
-        let number = match after.service_number(service.config.listen, protocol) {
+        let number = match after.service_of(&service.config) {
             Some(number) => number,
             None => {
                 let number = after.new_service()?;

@@ -21,11 +21,13 @@ use canary_common::{
     Backend, DirectoryKey, MAX_BACKENDS, MAX_CELLS, MAX_SERVICES, MAX_TABLES, Service, WeightTable,
 };
 
+use crate::config;
+
 pub use checksum::checksum_deltas;
-pub use desired::{Desired, DesiredService, Hop};
+pub use desired::{Desired, DesiredService, Hop, generation_of};
 pub use diff::{Planned, plan, plan_some};
 pub use numbered::{Identified, Identity, Numbered};
-pub(crate) use records::protocol_number;
+use records::protocol_number;
 
 /// What the maps hold. Read once at start, then kept by the daemon, which is
 /// their only writer.
@@ -111,6 +113,12 @@ impl Observed {
     #[must_use]
     pub fn service_number(&self, listen: SocketAddr, protocol: u8) -> Option<u16> {
         self.services.number_of(Identity::of_service(listen, protocol))
+    }
+
+    /// The same of one that is configured.
+    #[must_use]
+    pub fn service_of(&self, service: &config::Service) -> Option<u16> {
+        self.service_number(service.listen, protocol_number(service.protocol))
     }
 
     /// The number of a backend of a service.

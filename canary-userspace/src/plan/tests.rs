@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use canary_common::{BackendFlags, FrameAddresses, Split, WeightTable};
 
-use super::{Desired, DesiredService, Hop, Observed, Planned, Write, plan};
+use super::{Desired, DesiredService, Hop, Observed, Planned, Write, generation_of, plan};
 use crate::config;
 
 fn config_of(text: &str) -> config::Config {
@@ -270,6 +270,7 @@ fn a_generation_is_never_none_nor_the_one_before() {
     for generation in 0..=u8::MAX {
         let (now, next) = (of(generation), of(generation.wrapping_add(1)));
         assert!((1..=15).contains(&now) && now != next, "{generation}: {now}, {next}");
+        assert_eq!(of(generation_of(now)), now);
     }
 }
 
