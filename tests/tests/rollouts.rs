@@ -373,12 +373,16 @@ fn a_lost_state_file_cuts_nobody_and_swaps_nothing() {
         stage.daemon.cli(&["rollout", "abort", "web"])?;
         stage.daemon.cli(&["weight", "web", "50%"])?;
         let held = Holders::start(&stage.lab, address(VIP_V4), 40, OFTEN)?;
+        // Has a RST, should there be one, be seen at once: see
+        // `a_rollback_may_reset_what_is_on_the_canary`.
+        let wakes = Load::start(&stage.lab, address(VIP_V4), 200, u64::MAX);
         std::thread::sleep(2 * OFTEN);
         stage.daemon.kill();
         fs::remove_file(&file)?;
         stage.daemon.restart(&stage.lab)?;
         std::thread::sleep(5 * OFTEN);
         let report = held.stop()?;
+        drop(wakes);
         ensure!(report.on.get("c1").is_some_and(|held| *held >= 5), "{report:?}");
         ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
         let said = stage.daemon.said();
