@@ -80,6 +80,8 @@ pub(super) fn swap(service: &mut config::Service) {
 
 #[cfg(test)]
 mod tests {
+    use canary_common::{Backend, Service};
+
     use super::*;
     use crate::config::parse;
 
@@ -89,6 +91,44 @@ mod tests {
              stable = [{stable}]\ncanary = [{canary}]\n"
         );
         parse(&text, "test").expect("a configuration").services.remove(0)
+    }
+
+    /// The maps of a service, with these backends in its canary's track.
+    fn maps(of: &config::Service, canary: &[config::Backend]) -> Observed {
+        let mut observed = Observed::default();
+        let (vip, port_be) = (of.listen.ip().into(), of.listen.port().to_be());
+        observed.services.insert(3, Service { vip, port_be, protocol: 6, ..Service::default() });
+        let all = of.stable.iter().chain(&of.canary).map(|backend| backend.address);
+        for (number, address) in (1..).zip(all) {
+            let is_canary = canary.iter().any(|backend| backend.address == address);
+            let record = Backend {
+                address: address.ip().into(),
+                port_be: address.port().to_be(),
+                flags: BackendFlags::CANARY * u16::from(is_canary),
+                service: 3,
+                ..Backend::default()
+            };
+            observed.backends.insert(number, record);
+        }
+        observed
+    }
+
+    #[test]
+    fn what_the_maps_say_where_nothing_is_written_down() {
+        let (old, new) = ("\"10.0.0.1:80\", \"10.0.0.2:80\"", "\"10.0.0.9:80\"");
+        let file = service(old, new);
+        let swapped = maps(&file, &file.stable);
+        assert_eq!(Promoted::met(&file, &swapped), Some(Promoted::of(&file)));
+        // As the file has it; a file that follows; one that has another canary.
+        assert_eq!(Promoted::met(&file, &maps(&file, &file.canary)), None);
+        for (stable, canary) in [(new, old), (old, ""), (old, "\"10.0.0.5:80\"")] {
+            assert_eq!(
+                Promoted::met(&service(stable, canary), &swapped),
+                None,
+                "{stable} {canary}"
+            );
+        }
+        assert_eq!(Promoted::met(&file, &Observed::default()), None);
     }
 
     #[test]
