@@ -18,10 +18,10 @@ restarts: 2,000 keep-alive connections through whatever is done to the daemon.
 floods: 10 million SYNs, ACKs and datagrams of as many senders, against 100,000
 established connections. faults: tables, ring and disk full, state read-only, no
 bpffs, no BTF, little memory to lock, another clock, a daemon that stands, a
-backend's host that falls silent, a link that loses packets. soak: N minutes (30 by default) of faults by
-chance; the seed names them. All of them by default; --short as CI does them.
-Prints Markdown, and writes the same to FILE. Exit code 1: a connection was cut
-or moved.";
+backend's host that falls silent, a link that loses packets. soak: N minutes (30
+by default) of faults by chance; the seed names them. All of them by default;
+--short as CI does them. Prints Markdown, and writes the same to FILE. Exit code
+1: a connection was cut or moved.";
 
 struct Arguments {
     parts: Vec<Part>,

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -116,6 +116,8 @@ pub(crate) async fn connected(to: SocketAddr) -> std::io::Result<tokio::net::Tcp
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    /// Read by whoever is under way.
+    gate: Arc<RwLock<()>>,
     outcomes: Arc<Mutex<BTreeMap<Outcome, u64>>>,
     first_failure: Arc<OnceLock<Instant>>,
     threads: Vec<JoinHandle<Result<()>>>,
@@ -129,12 +131,13 @@ impl Load {
     pub fn start(lab: &Arc<Lab>, to: SocketAddr, per_second: u32, total: u64) -> Self {
         const THREADS: u32 = 4;
         let stop = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(RwLock::new(()));
         let outcomes = Arc::new(Mutex::new(BTreeMap::new()));
         let first_failure = Arc::new(OnceLock::new());
         let left = Arc::new(AtomicU64::new(total));
         let pause = Duration::from_secs(1) * THREADS / per_second.max(1);
         let threads = (0..THREADS).map(|_| {
-            let (lab, stop) = (Arc::clone(lab), Arc::clone(&stop));
+            let (lab, stop, gate) = (Arc::clone(lab), Arc::clone(&stop), Arc::clone(&gate));
             let (outcomes, left) = (Arc::clone(&outcomes), Arc::clone(&left));
             let first_failure = Arc::clone(&first_failure);
             std::thread::spawn(move || {
@@ -144,7 +147,9 @@ impl Load {
                 while !stop.load(Ordering::Relaxed)
                     && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
                 {
+                    let under_way = gate.read();
                     let outcome = fetch(to);
+                    drop(under_way);
                     if !matches!(outcome, Outcome::Answered(_)) {
                         first_failure.get_or_init(Instant::now);
                     }
@@ -158,7 +163,13 @@ impl Load {
             })
         });
         let threads = threads.collect();
-        Self { stop, outcomes, first_failure, threads }
+        Self { stop, gate, outcomes, first_failure, threads }
+    }
+
+    /// Waits until none is under way; as long as this is held there are no more.
+    #[must_use]
+    pub fn hold_back(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What came of it so far.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -57,6 +57,12 @@ impl Traffic {
         bed.daemon.cli(&["weight", "web", "50%"])?;
         let load = Load::start(lab, address(VIP_V4), per_second, u64::MAX);
         Ok(Self { holders: vec![stable, canary], load, timed: Timed::start(lab) })
+    }
+
+    /// See [`Load::hold_back`].
+    #[must_use]
+    pub fn hold_back(&self) -> RwLockWriteGuard<'_, ()> {
+        self.load.hold_back()
     }
 
     /// Nobody was cut, moved or refused.
