@@ -167,7 +167,6 @@ impl Load {
     }
 
     /// Waits until none is under way; as long as this is held there are no more.
-    #[must_use]
     pub fn hold_back(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }

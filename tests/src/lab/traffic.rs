@@ -60,7 +60,6 @@ impl Traffic {
     }
 
     /// See [`Load::hold_back`].
-    #[must_use]
     pub fn hold_back(&self) -> RwLockWriteGuard<'_, ()> {
         self.load.hold_back()
     }
