@@ -59,7 +59,7 @@ impl Traffic {
         Ok(Self { holders: vec![stable, canary], load, timed: Timed::start(lab) })
     }
 
-    /// See [`Load::hold_back`].
+    /// See [`Load::hold_back`]; those whose time is taken go on, none of them is asserted.
     pub fn hold_back(&self) -> RwLockWriteGuard<'_, ()> {
         self.load.hold_back()
     }
