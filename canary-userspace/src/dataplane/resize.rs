@@ -4,16 +4,27 @@
 //!
 //! Links are updated one after the other, so for a moment a flow's two
 //! directions may be seen by two programs with a table each. So that both know
-//! every flow by then, established ones are in both tables, and all free ways of
-//! both are held: flows born in that moment go to the overflow map, which the
-//! two programs share. What each noted in its own table is brought together
-//! when the last packet has left the old program.
+//! every flow by then, established ones are in both tables, and no way of either
+//! may be taken: free ones are held, and closed flows are shown as established,
+//! marked by their FINs or RST. So flows born in that moment go to the overflow
+//! map, which the two programs share. What each noted in its own table is brought
+//! together when the last packet has left the old program.
 //!
 //! The new table's pin tells the next daemon how far this one came:
 //! `FLOWS_next` while no program uses it, `FLOWS_switch` from before the first
 //! link is updated until all is carried over, then `FLOWS`, by one rename.
 
-use std::{collections::HashSet, fs, mem::offset_of, path::Path, sync::Mutex, time::Instant};
+use std::{
+    collections::HashSet,
+    fs,
+    mem::offset_of,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use canary_common::{
@@ -24,7 +35,7 @@ use canary_common::{
 use super::{
     FlowTable, bpffs,
     error::{Context as _, DataplaneError},
-    flow_moves::is_held,
+    flow_moves::{has_ended, is_held},
     flow_table::is_live,
     load::{buckets_of, fd, flows_of},
     mapping::{Mapping, Whole},
@@ -41,6 +52,8 @@ pub(super) const OVERFLOW: &str = "OVERFLOW";
 /// How long ways stay out of use where nobody gives them back: a daemon that
 /// was killed in the middle. Until then new flows go to the overflow map.
 pub(super) const HOLD_SECONDS: u32 = 300;
+/// From one look at what happened since to the next, while links are updated.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// How far to go: where a test has a daemon killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +100,7 @@ pub(super) fn give_up_unfinished(bpffs: &Path) -> Result<(), DataplaneError> {
     }
     let table = open_table(bpffs, FLOWS, OVERFLOW)?;
     table.release();
+    table.let_closed_go();
     // What was copied to the overflow map beside its record in the table.
     let mut stand = HashSet::new();
     table.each_record(0..table.buckets(), |_, _, flow, _| {
@@ -147,6 +161,7 @@ pub(super) fn carry_over(
     moving.hold(now);
     let held = Instant::now();
     moving.copy(object.now()?);
+    moving.keep_closed();
     if reached(Step::Held) {
         return Ok(());
     }
@@ -156,12 +171,7 @@ pub(super) fn carry_over(
     if reached(Step::Marked) {
         return Ok(());
     }
-    for (number, path) in bpffs::links(bpffs)?.iter().enumerate() {
-        object.put_on(path)?;
-        if number == 0 && reached(Step::OneLink) {
-            return Ok(());
-        }
-    }
+    update_links(bpffs, object, until, || moving.keep_closed())?;
     if reached(Step::AllLinks) {
         return Ok(());
     }
@@ -171,6 +181,7 @@ pub(super) fn carry_over(
         return Ok(());
     }
     moving.new.release();
+    moving.new.let_closed_go();
     if reached(Step::Released) {
         return Ok(());
     }
@@ -209,7 +220,8 @@ impl Move {
     }
 
     /// Established flows to the new table, and what is known of those that stand
-    /// there already. How many there are.
+    /// there already; closed ones that are kept too, where there is room. How many
+    /// are established.
     fn copy(&self, now: u32) -> u64 {
         let mut overflown = self.overflown();
         let mut lasting = 0;
@@ -217,7 +229,8 @@ impl Move {
             if is_held(flow) || deadline_passed(flow.deadline, now) {
                 return;
             }
-            lasting += u64::from(is_lasting(ctl.state()));
+            let lasts = is_lasting(ctl.state()) && !has_ended(ctl.flags());
+            lasting += u64::from(lasts);
             let mut flow = *flow;
             flow.ctl = ctl.0;
             if let Some(found) = self.new.find(&flow.key, &self.keys, now) {
@@ -225,6 +238,7 @@ impl Move {
             } else if is_lasting(ctl.state())
                 && !overflown.contains(&flow.key)
                 && !self.new.place(&flow, &self.keys)
+                && lasts
                 && overflown.len() < self.room
                 && self.overflow(&flow)
             {
@@ -234,9 +248,11 @@ impl Move {
         lasting + overflown.len() as u64
     }
 
-    /// See the module. Flows that would make room for others go to the overflow
-    /// map themselves, where both programs find them.
+    /// Has no way taken, see the module. Flows that have not begun would make
+    /// room for others: they go to the overflow map themselves, where both
+    /// programs find them. Not those that are closed: of them there are many.
     fn hold(&self, now: u32) {
+        self.keep_closed();
         let deadline = now.wrapping_add(HOLD_SECONDS * self.hz);
         let mut overflown = self.overflown();
         for table in [&self.new, &self.old] {
@@ -256,6 +272,11 @@ impl Move {
                 true
             });
         }
+    }
+
+    fn keep_closed(&self) {
+        self.old.keep_closed();
+        self.new.keep_closed();
     }
 
     /// From the overflow map back into the table, where there is room.
@@ -295,6 +316,35 @@ impl Move {
 /// Whether a flow lasts: those that begin or end make room for others.
 pub(super) const fn is_lasting(state: FlowState) -> bool {
     matches!(state, FlowState::Established | FlowState::Answered)
+}
+
+/// Puts the program on all links, or on the first where `until` says so. The
+/// kernel takes milliseconds for each, in which flows begin and end: `meanwhile`
+/// is done before, and over and over until the last link.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub(super) fn update_links(
+    bpffs: &Path,
+    object: &mut Object,
+    until: Step,
+    meanwhile: impl Fn() + Sync,
+) -> Result<(), DataplaneError> {
+    let links = bpffs::links(bpffs)?;
+    let count = if until <= Step::OneLink { 1 } else { links.len() };
+    meanwhile();
+    let updating = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while updating.load(Relaxed) {
+                meanwhile();
+                std::thread::sleep(PAUSE);
+            }
+        });
+        let done = links.iter().take(count).try_for_each(|path| object.put_on(path));
+        updating.store(false, Relaxed);
+        done
+    })
 }
 
 /// Until no packet is in a program that was replaced: an RCU grace period, which

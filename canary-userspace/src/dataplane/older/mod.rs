@@ -16,15 +16,7 @@ mod carry;
 mod layout3;
 
 use std::{
-    borrow::Cow,
-    fs,
-    mem::offset_of,
-    path::Path,
-    sync::atomic::{
-        AtomicBool,
-        Ordering::{Relaxed, SeqCst},
-    },
-    time::{Duration, Instant},
+    borrow::Cow, fs, mem::offset_of, path::Path, sync::atomic::Ordering::SeqCst, time::Instant,
 };
 
 use canary_common::{ABI, HashKeys, Settings};
@@ -44,8 +36,6 @@ use carry::Carry;
 const ANEW: [&str; 5] = [FLOWS, OVERFLOW, "OVERFLOWED", "YOUNG", "REGISTER"];
 /// What their pins' names end in until then.
 const BESIDE: &str = "_new";
-/// From one look at what began since to the next, while links are updated.
-const PAUSE: Duration = Duration::from_micros(100);
 /// In place of a layout's number while links are updated: from which to which.
 const CARRYING: u32 = layout3::ABI << 16 | ABI;
 
@@ -136,7 +126,7 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
         return Ok(());
     }
     let updating = Instant::now();
-    update_links(bpffs, object, &carry, (now, until))?;
+    resize::update_links(bpffs, object, until, || carry.bridge(now))?;
     if reached(Step::AllLinks) {
         return Ok(());
     }
@@ -159,31 +149,6 @@ fn carry_over(bpffs: &Path, object: &mut Object, until: Step) -> Result<(), Data
         carry.begun.elapsed(),
     );
     Ok(())
-}
-
-/// Puts the program on all links, or on the first. `now` in jiffies.
-fn update_links(
-    bpffs: &Path,
-    object: &mut Object,
-    carry: &Carry,
-    (now, until): (u32, Step),
-) -> Result<(), DataplaneError> {
-    let links = bpffs::links(bpffs)?;
-    let count = if until <= Step::OneLink { 1 } else { links.len() };
-    carry.bridge(now);
-    let updating = AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        // The kernel takes milliseconds for each, in which flows begin.
-        scope.spawn(|| {
-            while updating.load(Relaxed) {
-                carry.bridge(now);
-                std::thread::sleep(PAUSE);
-            }
-        });
-        let done = links.iter().take(count).try_for_each(|path| object.put_on(path));
-        updating.store(false, Relaxed);
-        done
-    })
 }
 
 /// Gives the new maps their names, removes what is left of the older ones, and
