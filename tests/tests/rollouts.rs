@@ -15,7 +15,7 @@ use canary::api::types::{
 use canary_tests::{
     lab::{
         Behaviour, Holders, Lab, Load, LoadReport, Outcome, Stage, VIP_V4, VIP_V6, address,
-        all_answered, answered, at, fetch, wait_for,
+        all_answered, answered, at, fetch, is_of_lost_state, wait_for,
     },
     rollouts::{
         equal::{self, TWO},
@@ -360,6 +360,10 @@ fn a_daemon_killed_at_each_transition_carries_on() {
     body().unwrap();
 }
 
+fn forgotten(stage: &Stage) -> Result<bool> {
+    Ok(stage.daemon.status()?.warnings.iter().any(|warning| is_of_lost_state(warning)))
+}
+
 /// By then a rollback has cut a generation, and later the tracks are the other
 /// way round than in the file: the kernel's maps know both.
 #[test]
@@ -385,8 +389,7 @@ fn a_lost_state_file_cuts_nobody_and_swaps_nothing() {
         drop(wakes);
         ensure!(report.on.get("c1").is_some_and(|held| *held >= 5), "{report:?}");
         ensure!(report.cut.is_empty() && report.moved == 0, "{report:?}");
-        let said = stage.daemon.said();
-        ensure!(said.contains("not what it wrote down"), "{said}");
+        ensure!(forgotten(&stage)? && stage.daemon.said().contains("state.json is not there"));
         let before = service(&stage, "web")?;
         ensure!((before.split.configured - 0.5).abs() < 1e-9, "{before:?}");
         stage.daemon.cli(&["weight", "web", "0%"])?;
@@ -398,6 +401,13 @@ fn a_lost_state_file_cuts_nobody_and_swaps_nothing() {
         stage.daemon.kill();
         fs::write(&file, "{\"services\": {")?;
         stage.daemon.restart(&stage.lab)?;
+        ensure!(forgotten(&stage)? && stage.daemon.said().contains("kept as"));
+        // Whoever restarts it does not lose the warning, whoever reloads has seen it.
+        stage.daemon.kill();
+        stage.daemon.restart(&stage.lab)?;
+        ensure!(forgotten(&stage)?, "another restart took the warning away");
+        stage.daemon.cli(&["reload"])?;
+        ensure!(!forgotten(&stage)?, "the warning stays");
         let after = service(&stage, "web")?;
         ensure!(addresses(&after, "stable") == addresses(&before, "canary"), "{after:?}");
         let report = load.stop()?;

@@ -22,32 +22,25 @@ use crate::{
 pub(super) struct Past {
     /// Nothing where nothing is there, or cannot be read.
     pub(super) saved: Saved,
-    /// There is nothing written down, and should be.
-    is_lost: bool,
+    /// There is nothing written down, and should be: what is forgotten, for
+    /// whoever can say it again.
+    pub(super) lost: Option<String>,
     /// The maps are an earlier daemon's, and carry its traffic.
     adopted: bool,
 }
 
 impl Past {
     pub(super) fn find(store: &Store, adopted: bool) -> Self {
-        const KEPT: &str = "splits, and who is stable, are as the kernel has them; drains and \
-                            rollouts are forgotten: see `canary status`";
-        let (saved, is_lost) = match store.load() {
-            Found::Saved(saved) => (saved, false),
-            Found::Nothing => (Saved::default(), adopted),
-            Found::Damaged(why) => {
-                let then = if adopted { KEPT } else { "no canary gets new flows" };
-                tracing::warn!("the saved state cannot be read ({why}); {then}");
-                return Self { saved: Saved::default(), is_lost: true, adopted };
-            }
+        let (saved, why) = match store.load() {
+            Found::Saved(saved) => (saved, None),
+            Found::Nothing => (Saved::default(), adopted.then(|| store.nothing_there())),
+            Found::Damaged(why) => (Saved::default(), Some(why)),
         };
-        if is_lost {
-            tracing::warn!(
-                "there are maps of an earlier daemon, but not what it wrote down (state.json, in \
-                 `state_dir`); {KEPT}"
-            );
+        let lost = why.map(|why| what_is_forgotten(&why, adopted));
+        if let Some(lost) = &lost {
+            tracing::warn!("{lost}");
         }
-        Self { saved, is_lost, adopted }
+        Self { saved, lost, adopted }
     }
 
     /// Swaps the tracks of services whose canary was promoted, as long as the
@@ -64,7 +57,7 @@ impl Past {
         let mut all = BTreeMap::new();
         for service in &mut config.services {
             let written = self.saved.services.get(&service.name).and_then(|e| e.promoted.clone());
-            let met = || self.is_lost.then(|| Promoted::met(service, observed)).flatten();
+            let met = || self.lost.is_some().then(|| Promoted::met(service, observed)).flatten();
             let Some(promoted) = written.or_else(met) else { continue };
             match promoted.standing(service) {
                 Standing::Followed => {}
@@ -146,7 +139,7 @@ impl Past {
             }
             (Some(split), _) => split,
             (None, Some(earlier)) => Split::from_parts(earlier.split),
-            (None, None) if self.is_lost => Split::NONE,
+            (None, None) if self.lost.is_some() => Split::NONE,
             (None, None) => configured(),
         }
     }
@@ -155,4 +148,17 @@ impl Past {
 /// Whether the file says something else than when it was last read.
 fn is_rewritten(service: &config::Service, earlier: Option<&SavedService>) -> bool {
     earlier.is_some_and(|earlier| earlier.file_weight != service.weight)
+}
+
+/// Of a state that was written down and cannot be had.
+fn what_is_forgotten(why: &str, adopted: bool) -> String {
+    let kept = if adopted {
+        "splits, and who is stable, are as the kernel has them"
+    } else {
+        "no canary gets new connections"
+    };
+    format!(
+        "{why}; {kept}; drains and rollouts under way are forgotten: say again what is to be \
+         drained, then `canary reload` ends this warning"
+    )
 }

@@ -93,6 +93,7 @@ impl Daemon {
         if let Err(error) = self.follow_steering() {
             tracing::error!("steering clients: {error:#}");
         }
+        self.lost = None;
         self.save();
         Ok(Reloaded { changes })
     }

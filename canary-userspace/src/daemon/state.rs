@@ -124,7 +124,9 @@ pub(super) struct Daemon {
     last_save: Option<Saved>,
     /// Why the state on the disk is an old one.
     pub(super) unsaved: Option<String>,
-    /// When that was last tried.
+    /// What is forgotten since an earlier one was lost, until a reload.
+    pub(super) lost: Option<String>,
+    /// When it was last tried to save it.
     tried_to_save: Instant,
     /// No new flows, for `detach` is to follow: since somebody asked last.
     pub(super) leaving: Option<Instant>,
@@ -180,6 +182,7 @@ impl Daemon {
             started: started.as_secs_f64(),
             last_save: None,
             unsaved: None,
+            lost: past.lost.clone().or_else(|| past.saved.lost.clone()),
             tried_to_save: Instant::now(),
             leaving: None,
             config,
@@ -248,7 +251,7 @@ impl Daemon {
             (name.clone(), saved)
         });
         let (services, health) = (services.collect(), self.save_health());
-        let saved = Saved { services, health, books: self.books.save() };
+        let saved = Saved { services, health, lost: self.lost.clone(), books: self.books.save() };
         if self.last_save.as_ref() == Some(&saved) {
             self.unsaved = None;
             return;

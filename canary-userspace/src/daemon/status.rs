@@ -94,7 +94,8 @@ impl Daemon {
         });
         let interfaces = self.interface_warnings().into_iter();
         let unwell = self.health_warnings();
-        let last = self.unsaved.clone().into_iter().chain(self.leaving_warning());
+        let saving = self.lost.clone().into_iter().chain(self.unsaved.clone());
+        let last = saving.chain(self.leaving_warning());
         interfaces.chain(unresolved).chain(unwell).chain(rolled_back).chain(last).collect()
     }
 

@@ -22,6 +22,9 @@ pub(super) struct Saved {
     pub(super) services: BTreeMap<String, SavedService>,
     #[serde(default)]
     pub(super) health: SavedHealth,
+    /// What is forgotten since an earlier file was lost, until a reload.
+    #[serde(default)]
+    pub(super) lost: Option<String>,
     pub(super) books: Vec<SavedBook>,
 }
 
@@ -219,6 +222,11 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Found::Nothing,
             Err(error) => Found::Damaged(format!("{}: {error}", self.file().display())),
         }
+    }
+
+    /// Of a file that should be there.
+    pub(super) fn nothing_there(&self) -> String {
+        format!("{} is not there, but maps of an earlier daemon are", self.file().display())
     }
 
     /// A copy for people, as the next save takes its place. Until then it stays:

@@ -62,6 +62,12 @@ pub fn config(lab: &Lab, top: &str, extra: &str) -> String {
     )
 }
 
+/// Whether a warning of status says that an earlier daemon's state was lost.
+#[must_use]
+pub fn is_of_lost_state(warning: &str) -> bool {
+    warning.contains("drains and rollouts under way are forgotten")
+}
+
 impl Daemon {
     /// Starts it with this configuration and waits until it answers.
     ///
@@ -81,9 +87,10 @@ impl Daemon {
         self.launch(lab)?;
         let up = wait_for("the daemon", PATIENCE, || self.status().is_ok());
         up.with_context(|| self.said())?;
-        // All backends' neighbours have answered.
+        // All backends' neighbours have answered; a lost state stays lost.
+        let passes = |warning: &String| !is_of_lost_state(warning);
         let resolved = wait_for("the backends", Duration::from_secs(10), || {
-            self.status().is_ok_and(|status| status.warnings.is_empty())
+            self.status().is_ok_and(|status| !status.warnings.iter().any(passes))
         });
         resolved.with_context(|| self.said())
     }

@@ -31,7 +31,7 @@ use canary::dataplane::{Dataplane, OpenOptions};
 
 pub use clients::{Cut, Holders, HoldersReport, Load, LoadReport, Outcome, at, fetch};
 pub(crate) use clients::{connected, enter};
-pub use daemon::{Daemon, built, config};
+pub use daemon::{Daemon, built, config, is_of_lost_state};
 pub use delay::DelayLine;
 pub use far::FAR;
 pub use machine::Machine;
