@@ -122,11 +122,11 @@ pub(super) struct Daemon {
     /// Seconds since 1970.
     pub(super) started: f64,
     last_save: Option<Saved>,
+    /// What is forgotten since an earlier state was lost, until a reload.
+    pub(super) lost: Option<String>,
     /// Why the state on the disk is an old one.
     pub(super) unsaved: Option<String>,
-    /// What is forgotten since an earlier one was lost, until a reload.
-    pub(super) lost: Option<String>,
-    /// When it was last tried to save it.
+    /// When that was last tried.
     tried_to_save: Instant,
     /// No new flows, for `detach` is to follow: since somebody asked last.
     pub(super) leaving: Option<Instant>,
@@ -181,8 +181,8 @@ impl Daemon {
             store,
             started: started.as_secs_f64(),
             last_save: None,
-            unsaved: None,
             lost: past.lost.clone().or_else(|| past.saved.lost.clone()),
+            unsaved: None,
             tried_to_save: Instant::now(),
             leaving: None,
             config,

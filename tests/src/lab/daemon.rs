@@ -88,9 +88,8 @@ impl Daemon {
         let up = wait_for("the daemon", PATIENCE, || self.status().is_ok());
         up.with_context(|| self.said())?;
         // All backends' neighbours have answered; a lost state stays lost.
-        let passes = |warning: &String| !is_of_lost_state(warning);
         let resolved = wait_for("the backends", Duration::from_secs(10), || {
-            self.status().is_ok_and(|status| !status.warnings.iter().any(passes))
+            self.status().is_ok_and(|status| status.warnings.iter().all(|w| is_of_lost_state(w)))
         });
         resolved.with_context(|| self.said())
     }
